@@ -12,6 +12,7 @@ from torch.nn.utils import parametrizations
 
 import lowland
 from lowland.energy import energy_values, freeze, value_and_score, view_module
+from lowland.energy.scales import measure_columns
 from lowland.testing.side_effects import no_trace
 from lowland.training.memory import recompute
 from tests.contract.checks import seeded
@@ -368,3 +369,12 @@ def test_points_in_other_layouts_are_refused(kind: str) -> None:
     with pytest.raises(ValueError, match="convert it with") as caught:
         energy_values(bowl, x)
     assert str(caught.value).count("; ") == 2
+
+
+@pytest.mark.parametrize("size", [1e300, 1e-200, 1e-310, 1.0])
+def test_columns_of_any_size_are_measured(size: float) -> None:
+    x = torch.rand(50, 3, dtype=torch.float64, generator=seeded(0))
+    found = measure_columns(x * size)
+    assert torch.allclose(found.mean / size, x.mean(0)) and torch.allclose(
+        found.scale / size, x.std(0)
+    )

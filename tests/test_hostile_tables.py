@@ -632,3 +632,34 @@ def test_data_frames_are_read_column_by_column_or_refused(run: Path) -> None:
             model.transform(frame.assign(b=column))
     wanted = model.transform(frame)
     assert torch.equal(model.transform(frame.astype({"b": "Float64"})), wanted)
+
+
+@pytest.mark.parametrize("size", [1e300, 8e307, 1e-200, 1e-310])
+def test_columns_of_any_size_are_standardized(size: float, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).uniform(-1, 1, size=(100, 2))
+    rows = (x * size).tolist()
+    path = write(tmp_path / "t.csv", "a,b\n" + "\n".join(f"{a!r},{b!r}" for a, b in rows))
+    train = load_data(str(path), standardize=True).train.x
+    assert train.mean(0).abs().max() < 1e-5
+    assert (train.std(0, correction=0) - 1).abs().max() < 1e-5
+    rows[7][1] = 1.7e308
+    path = write(tmp_path / "u.csv", "a,b\n" + "\n".join(f"{a!r},{b!r}" for a, b in rows))
+    with refuse("column b of .* beyond the range of 64 bits"):
+        load_data(str(path), standardize=True)
+
+
+@pytest.mark.parametrize("comment", ["# made by x", "# made by x, y", "#1\n# two\n", "# a b"])
+@pytest.mark.parametrize("names", ["a,b\n", ""])
+@pytest.mark.parametrize("mark", [",", ";"])
+def test_a_first_line_of_comment_is_named(
+    comment: str, names: str, mark: str, tmp_path: Path
+) -> None:
+    body = (names + "1.5,2.5\n3.25,4.5\n" * 3).replace(",", mark)
+    path = write(tmp_path / "t.csv", f"{comment}\n{body}")
+    if mark in comment and not names:
+        return  # two names over two columns
+    with refuse("line 1 .* looks like a comment"):
+        read_csv(path)
+    path = write(tmp_path / "t.csv", f"# x{mark}y\n" + "1.5,2.5\n".replace(",", mark) * 3 + "1.5\n")
+    with refuse("line 5 of .* has 1 cells"):
+        read_csv(path)

@@ -19,6 +19,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 from lowland.data.classes import NUMBER, is_missing
@@ -74,6 +75,7 @@ def read_layout(
         raise DataError(
             f"{path} is empty; a table needs examples in rows; check how it was written"
         )
+    _check_comment(text, path)
     below = rows[1:]
     decimal = "," if delimiter != "," and _has_decimal_commas(rows, path) else "."
     trailing = len(rows[0]) > 1 and all(row[-1] == "" for row in rows)
@@ -135,6 +137,24 @@ def _split(text: str, delimiter: str, path: Path | None = None) -> Iterator[list
     except csv.Error as error:
         if path is not None:
             raise DataError(describe_encoding(path, error)) from error
+
+
+def _check_comment(text: str, path: Path) -> None:
+    """Refuse a first line that begins with # and does not fit the table below, as names would."""
+    lines = text.lstrip().splitlines()
+    if not lines[0].startswith("#"):
+        return
+    body = "\n".join(dropwhile(lambda line: not line.strip() or line.startswith("#"), lines))
+    delimiter = _choose_delimiter(body)
+    rows = list(_split(body, delimiter))[:FEW]
+    width = len(next(_split(lines[0], delimiter), []))
+    uneven = all(len(row) != width and row[-1] for row in rows)
+    numeric = [any(is_value(cell) or is_value(cell, ",") for cell in row) for row in rows]
+    if rows and (uneven or numeric[:2] == [False, True]):
+        raise DataError(
+            f"line 1 of {path}, {lines[0][:40]!r}, looks like a comment, for it does not fit the "
+            "lines below; a table begins with the names of its columns or an example; remove it"
+        )
 
 
 def _choose_delimiter(text: str) -> str:

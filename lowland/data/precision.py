@@ -66,6 +66,27 @@ def to_float64(x: Numbers, names: Sequence[str], where: str) -> NDArray[np.float
     return np.asarray(x, dtype=np.float64)
 
 
+def shrink(x: Numbers) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
+    """Return columns x (N, D) divided by a power of two near the largest of each, and the exponents
+    (D,), so that squares of them neither overflow nor vanish.
+
+    Moments of ordinary numbers stay the same to the last bit once np.ldexp multiplies them back.
+    """
+    exponents = np.frexp(np.abs(x).max(0).astype(np.float64))[1]
+    return np.ldexp(x.astype(np.float64, copy=False), -exponents), exponents
+
+
+def check_range(x: Numbers, names: Sequence[str], where: str) -> None:
+    """Raise DataError for columns x (N, D) whose differences are beyond the range of float64."""
+    odd = np.abs(x).max(0) > np.finfo(np.float64).max / 2
+    if odd.any():
+        raise DataError(
+            f"column {_list(odd, names)} of {where} holds {np.abs(x).max():g}, whose distance from "
+            "other values may be beyond the range of 64 bits (1.8e308); values up to half of it "
+            "can be standardized; rescale the column"
+        )
+
+
 def check_rounding(x: Numbers, names: Sequence[str], where: str, advice: str = STANDARDIZE) -> None:
     """Check columns x (N, D) that are to be rounded to float32 as they are.
 

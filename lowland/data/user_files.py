@@ -17,7 +17,15 @@ from lowland.data.folders import is_file, is_folder
 from lowland.data.images import load_folder
 from lowland.data.kinds import Array, Reading, read_kind
 from lowland.data.loader import Loader, LoadOptions, build_dataset
-from lowland.data.precision import Numbers, check_rounding, is_flat, to_float64, warn_of_scales
+from lowland.data.precision import (
+    Numbers,
+    check_range,
+    check_rounding,
+    is_flat,
+    shrink,
+    to_float64,
+    warn_of_scales,
+)
 from lowland.data.room import format_bytes, require_memory
 from lowland.data.tables import Table, read_array, read_csv
 from lowland.domain import box
@@ -179,10 +187,12 @@ class _Source:
                 "value only in the training part; a column that never changes has no scale; remove "
                 "it or leave standardize out"
             )
-        values = torch.from_numpy(x)
+        shrunk, exponents = shrink(x)
+        values = torch.from_numpy(shrunk)
         mean = values.mean(0)
-        self.mean = tuple(mean.tolist())
-        self.scale = tuple((values - mean).std(0, correction=0).tolist())
+        spread = (values - mean).std(0, correction=0)
+        self.mean = tuple(np.ldexp(mean.numpy(), exponents).tolist())
+        self.scale = tuple(np.ldexp(spread.numpy(), exponents).tolist())
 
     def _columns(self, rows: Tensor | slice) -> Numbers:
         """Return columns (n, D) in float64."""
@@ -200,7 +210,9 @@ class _Source:
         """Return examples in float32, as the energy takes them: (n, *shape of the domain)."""
         shape = (len(rows), *self.reading.domain.shape)
         if self.mean:
-            return center(torch.from_numpy(self._columns(rows)), self.mean, self.scale)
+            columns = self._columns(rows)
+            check_range(columns, self.names, self.where)
+            return center(torch.from_numpy(columns), self.mean, self.scale)
         x = np.ascontiguousarray(self.x[rows.numpy()], dtype=np.float32)
         values = torch.from_numpy(x).reshape(shape)
         return values / self.reading.divisor if self.reading.divisor != 1 else values

@@ -35,7 +35,10 @@ def measure_columns(x: Tensor) -> Columns:
     ([1000001.0, 7.0], [1.414, 1.0])
     """
     wide = x.double()
-    variance, mean = torch.var_mean(wide, 0, correction=int(len(x) > 1))
+    # divided by a power of two near the largest of each, so that no square overflows or vanishes
+    exponents = wide.abs().amax(0).frexp().exponent.clamp(-1020, 1020).double()
+    variance, mean = torch.var_mean(wide * (-exponents).exp2(), 0, correction=int(len(x) > 1))
     flat = flat_columns(x) | ~(variance > 0)
     one = torch.ones((), dtype=torch.float64, device=x.device)
-    return Columns(torch.where(flat, wide[0], mean), torch.where(flat, one, variance.sqrt()))
+    mean, scale = mean * exponents.exp2(), variance.sqrt() * exponents.exp2()
+    return Columns(torch.where(flat, wide[0], mean), torch.where(flat, one, scale))

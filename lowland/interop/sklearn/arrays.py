@@ -15,6 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from lowland.data import Dataset, Split
+from lowland.data.precision import shrink
 from lowland.domain import Domain, binary, real
 from lowland.scalars import read_integer, read_number
 from lowland.training import diagnose
@@ -50,7 +51,7 @@ class Columns:
                 "one"
             )
         if visible == "gaussian" or not (inside or visible == "binary"):
-            if not np.abs(x).max() < LARGEST:
+            if not float(np.abs(x).max()) < LARGEST:
                 raise ValueError(
                     f"values reach up to {np.abs(x).max():g}; their squares must stay finite, so "
                     f"values lie within {LARGEST:g}; scale the columns"
@@ -58,8 +59,9 @@ class Columns:
             low, high = x.min(0).astype(np.float64), x.max(0).astype(np.float64)
             largest, eps = np.maximum(np.abs(low), np.abs(high)), np.finfo(x.dtype).eps
             flat = high - low <= eps * largest
-            scale = x.std(0, dtype=np.float64)
-            mean = np.where(flat, low, x.mean(0, dtype=np.float64))
+            values, exponents = shrink(x)
+            scale = np.ldexp(values.std(0), exponents)
+            mean = np.where(flat, low, np.ldexp(values.mean(0), exponents))
             return cls("gaussian", mean, np.where(flat | (scale == 0), 1.0, scale))
         found = cls("binary", np.zeros(x.shape[1]), np.ones(x.shape[1]))
         found.to_tensor(x)
