@@ -56,7 +56,7 @@ def digest_weights(energy: Energy) -> Tensor:
     ):
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         values = tensor.detach().cpu().contiguous().flatten()
-        found.update(values.view(torch.uint8).numpy())
+        found.update(values.view(torch.uint8).numpy().data)
     return torch.tensor(list(found.digest()), dtype=torch.uint8)
 
 
