@@ -341,7 +341,12 @@ NO_POINTS: dict[str, Any] = {
 @pytest.mark.parametrize("name", NO_POINTS)
 @pytest.mark.parametrize("energy", [IMAGES, SHAPED], ids=["open", "shaped"])
 def test_what_is_no_batch_of_points_is_refused(name: str, energy: lowland.Energy) -> None:
-    for ask in (energy_values, value_and_score, lowland.check_energy):
+    asked = (energy_values, value_and_score, lowland.check_energy)
+    if name == "half precision":  # scored in float32, for 65,504 is its greatest number
+        found = energy_values(energy, NO_POINTS[name])
+        torch.testing.assert_close(found, energy_values(energy, NO_POINTS[name].float()))
+        asked = asked[1:]
+    for ask in asked:
         with pytest.raises(ValueError, match=r"^[^;]+;[^;]+;[^;]+$"):
             ask(energy, NO_POINTS[name])
 

@@ -515,10 +515,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def energies(run: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> tuple[list[float], str]:
     """Return the energies of a table as the command prints them, and what it says."""
     capsys.readouterr()
-    said = say(lambda: main(["energy", str(run / "run"), str(path)]))
-    out = capsys.readouterr().out
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        main(["energy", str(run / "run"), str(path)])
+    out, said = capsys.readouterr()
     assert "\r" not in out
-    return [float(line.split(",")[1]) for line in out.splitlines()[1:]], said
+    return [float(line.split(",")[1]) for line in out.splitlines()[1:]], said.strip()
 
 
 def test_columns_are_matched_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
