@@ -93,11 +93,10 @@ def read_sides(x: Numbers, y: Numbers, *, least: int = 2) -> tuple[Tensor, Tenso
     Raises ValueError for points of different sizes, and as `read_points` does.
     """
     a, b = read_points("points", x, least=least), read_points("other points", y, least=least)
-    one, two = (tuple(np.shape(side)[1:]) for side in (x, y))
-    if one != two:
+    if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"points of shape {one} met points of shape {two}; both sides need the same features; "
-            "match them"
+            f"points of {a.shape[1]} numbers met points of {b.shape[1]}; both sides need the same "
+            "features; match them"
         )
     return a, b.to(a.device)
 

@@ -56,6 +56,7 @@ def stationarity(
         assert moved > 0.3, (
             f"{moved:.0%} of the chains moved in {steps} steps: chains at rest prove nothing"
         )
+        assert torch.isfinite(y).all(), "chains ended at points that are not finite"
         values = energy_values(target.energy, y)
         assert torch.isfinite(values).all(), "chains ended where the energy is not finite"
         difference = _features(y, values, cuts) - _features(
