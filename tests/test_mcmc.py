@@ -549,13 +549,14 @@ def peak(names: str, work: str, draws: int, chains: int, coordinates: int) -> tu
 
 def test_memory_is_bounded() -> None:
     """4 million draws in double are 32 MiB a copy, of which R-hat at once needs about ten; a block
-    has a quarter of that.
+    has a quarter of that. The allocator keeps what was freed for a while: 120 to 170 MiB were seen
+    with blocks, and 296 without.
     """
     work, size = "rhat(x, layout='draws chains ...')", (256, 8, 2048)
     before, after = peak("rhat", work, *size)
-    assert after - before < 160
+    assert after - before < 220
     before, after = peak("mcmc", f"mcmc.MAX_BLOCK_SIZE = 2**40; mcmc.{work}", *size)
-    assert after - before > 160
+    assert after - before > 220
 
 
 @pytest.mark.slow
