@@ -10,6 +10,7 @@ from pathlib import Path
 
 FALLBACK = 1 << 34  # bytes, where the system does not say
 CGROUP = Path("/sys/fs/cgroup")
+LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # of control groups, new and old
 
 
 def available_bytes() -> int:
@@ -24,10 +25,25 @@ def available_bytes() -> int:
     with suppress(OSError, ValueError):
         most = int((CGROUP / "memory.max").read_text())
         found.append(max(most - int((CGROUP / "memory.current").read_text()), 0))
-    if not found:
-        with suppress(OSError, ValueError, AttributeError):
-            found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    return min(found, default=FALLBACK)
+    return min(found, default=memory_bound())
+
+
+def memory_bound() -> int:
+    """Return the bytes that this process may have at the most: of the machine, its container and
+    its own limit.
+    """
+    bounds = []
+    with suppress(OSError, ValueError, AttributeError):  # Windows has none of this
+        bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(ImportError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        bounds += [limit] if limit != resource.RLIM_INFINITY else []
+    for name in LIMITS:
+        with suppress(OSError, ValueError):
+            bounds.append(int((CGROUP / name).read_text()))
+    return min(bounds, default=FALLBACK)
 
 
 def check_bytes(what: str, needed: float, cure: str, available: int | None = None) -> None:

@@ -53,9 +53,7 @@ def train(
     place = _choose_free(Path("runs") / values["name"]) if run is None else Path(run)
     if (place / "recipe.json").exists() and launched_team().is_main:
         Run.create(place, {})  # refuses, in words
-    if not evaluate:
-        return _train_alone(values, place, quiet)
-    return _train_and_report(values, place, quiet)
+    return _train_and_report(values, place, quiet, evaluated=evaluate)
 
 
 def resume(
@@ -91,9 +89,7 @@ def resume(
             "file names; go on in Python with lowland.fit(recipe, run, energy=...)"
         )
     recipe = read_recipe(found.path / "recipe.json").plain()
-    if not evaluate:
-        return _train_alone(recipe, found.path, quiet, allow_changes)
-    return _train_and_report(recipe, found.path, quiet, allow_changes)
+    return _train_and_report(recipe, found.path, quiet, allow_changes, evaluated=evaluate)
 
 
 def strip(run: str | Path, /, *, quiet: bool = False) -> Path:
@@ -208,8 +204,10 @@ def doctor(*, data_root: str | Path | None = None) -> str:
     return examine(data_root)
 
 
-def _train_and_report(recipe: Plain, run: Path, quiet: bool, allow_changes: bool = False) -> Path:
-    """Train, evaluate and report; after a stop by health, report what went wrong."""
+def _train_and_report(
+    recipe: Plain, run: Path, quiet: bool, allow_changes: bool = False, evaluated: bool = True
+) -> Path:
+    """Train, evaluate if asked to, and report; after a stop by health, report what went wrong."""
     from lowland.training import TrainingStoppedError, fit
     from lowland.training.distributed import launched_team
 
@@ -220,7 +218,8 @@ def _train_and_report(recipe: Plain, run: Path, quiet: bool, allow_changes: bool
             report(run)
         raise
     if launched_team().is_main:
-        evaluate(run, quiet=quiet)
+        if evaluated:
+            evaluate(run, quiet=quiet)
         report(run)
         if not quiet:
             _say_size(run)
@@ -234,22 +233,6 @@ def _say_size(run: Path) -> None:
 
     size = describe_size(Run(run).size())
     print(f"{run} takes {size}; `lowland strip {run}` keeps weights alone", file=sys.stderr)
-
-
-def _train_alone(recipe: Plain, run: Path, quiet: bool, allow_changes: bool = False) -> Path:
-    """Train and report, also after a stop by health, without an evaluation."""
-    from lowland.training import TrainingStoppedError, fit
-    from lowland.training.distributed import launched_team
-
-    try:
-        fit(recipe, run, progress=not quiet, allow_changes=allow_changes)
-    except TrainingStoppedError:
-        if launched_team().is_main:
-            report(run)
-        raise
-    if launched_team().is_main:
-        report(run)
-    return run / "report.html"
 
 
 def _choose_free(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What a run knows of the points that it reads: their domain, the names of their columns, and how
+"""Describe the points that a run reads: their domain, the names of their columns, and how
 they were prepared. Rows of a table are matched by name.
 """
 

@@ -1,4 +1,4 @@
-"""How a text table is laid out: delimiter, decimal mark, header, row index. Decided from its first
+"""Find how a table is laid out: delimiter, decimal mark, header, row index. Decided from its first
 lines, by these rules.
 
     delimiter   tab, semicolon, bar or comma: the one that cuts the lines into equally many cells

@@ -1,12 +1,7 @@
-"""How much memory there is for data, asked before it is taken."""
-
-import os
-import resource
-from pathlib import Path
+"""Refuse data that the memory of this machine cannot hold, before any of it is taken."""
 
 from lowland.data.dataset import DataError
-
-GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+from lowland.memory import memory_bound
 
 
 def require_memory(size: int, what: str) -> None:
@@ -23,24 +18,6 @@ def explain_memory(what: str, size: int) -> DataError:
         "take fewer examples or a larger machine; to score, save rows as .npy, of which a memory "
         "map is read a piece at a time"
     )
-
-
-def memory_bound() -> int:
-    """Return the bytes that this process may have at the most: of the machine, its container and
-    its own limit.
-    """
-    bounds = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY:
-        bounds.append(limit)
-    for group in GROUPS:
-        try:
-            text = Path(group).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            bounds.append(int(text))
-    return min(bounds)
 
 
 def format_bytes(size: float) -> str:

@@ -1,15 +1,14 @@
 """Read the sizes, flags and names from which an energy is built, before anything is allocated."""
 
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from lowland.memory import memory_bound
 from lowland.registry import suggest
 from lowland.scalars import read_integer
 
@@ -130,7 +129,7 @@ def check_memory(name: str, numbers: int) -> None:
 
     >>> check_memory("MLP", 10**6)
     """
-    size, memory = numbers * torch.get_default_dtype().itemsize, _memory()
+    size, memory = numbers * torch.get_default_dtype().itemsize, memory_bound()
     if 4 * size > memory:
         raise ValueError(
             f"{name} of these sizes has {numbers:,} parameters or more, {size:,} bytes; training "
@@ -146,21 +145,11 @@ def check_allocation(
     >>> check_allocation("draws", (10, 4, 2), torch.float32)
     """
     size, place = math.prod(shape) * dtype.itemsize, torch.device(device)
-    memory = torch.cuda.mem_get_info(place)[1] if place.type == "cuda" else _memory()
+    memory = torch.cuda.mem_get_info(place)[1] if place.type == "cuda" else memory_bound()
     if size > memory:
         raise ValueError(
             f"{what} would take {size:,} bytes; this machine has {memory:,}; ask for fewer"
         )
-
-
-def _memory() -> int:
-    """Return the bytes of memory that this process may take: the machine's or its container's."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-    except OSError:
-        return memory
-    return min(memory, int(limit)) if limit.isdecimal() else memory
 
 
 def _list(values: object) -> Sequence[object] | None:

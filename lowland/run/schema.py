@@ -1,4 +1,4 @@
-"""What the JSON files of a run must hold: every field is checked before it is used."""
+"""Check what the JSON files of a run hold: every field is checked before it is used."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What a run of chains says about itself when it ends: one warning, if something went wrong."""
+"""Judge a run of chains when it ends: one warning, if something went wrong."""
 
 import warnings
 

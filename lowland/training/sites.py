@@ -1,4 +1,4 @@
-"""Whether the energy of a recipe lives on discrete sites, which decides how its data are read."""
+"""Tell whether a recipe's energy lives on discrete sites, which decides how data are read."""
 
 from lowland.registry import registered
 from lowland.samplers import Sampler

@@ -1,4 +1,4 @@
-"""Where the two directions of a bracket begin: draws of the energy, and points to fit a base to."""
+"""Choose where a bracket begins: draws of the energy, and points to fit a base to."""
 
 import dataclasses
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""What operators take: real floating point points and measurements, images of a fitting size."""
+"""Check points, measurements and images that operators are given."""
 
 from collections.abc import Callable
 
