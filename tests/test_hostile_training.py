@@ -12,10 +12,10 @@ import torch
 import lowland
 from lowland import memory
 from lowland.data import DataError, Dataset, Split, load_data, room
+from lowland.devices import list_devices, pick_device
 from lowland.domain import box, real
 from lowland.memory import available_bytes, check_bytes
 from lowland.training import diagnose
-from lowland.training.devices import list_devices, pick_device
 from lowland.training.scales import describe_scales
 from lowland.training.settings import Training
 

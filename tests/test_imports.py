@@ -28,6 +28,8 @@ LEAVES = {
     "scalars",
     "plain",
     "digests",
+    "devices",
+    "launch",
 }
 LIBRARY = LEAVES | {
     "energy",
@@ -50,6 +52,7 @@ PUBLIC = {
     "seeds",
     "scalars",
     "plain",
+    "devices",
     "run",
     "data",
     "energy",
@@ -73,6 +76,7 @@ ALLOWED: dict[str, set[str]] = {
     "atomic": set(),
     "memory": set(),
     "digests": set(),
+    "devices": {"launch"},
     "launch": set(),
     "reading": set(),
     "seeds": {"scalars"},
@@ -124,7 +128,7 @@ ALLOWED: dict[str, set[str]] = {
     "trained": PUBLIC - {"report"},
     "evaluation": PUBLIC | {"trained"},
     "commands": PUBLIC | {"trained", "evaluation", "doctor", "pretrained"},
-    "doctor": {"run", "data"},
+    "doctor": {"run", "data", "devices", "samplers.precision"},
     "cli": {"commands", "launch", "registry", "plain", ""},
     "__main__": {"cli"},
     "testing": {"energy", "samplers", "targets"} | LEAVES,

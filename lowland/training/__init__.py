@@ -1,7 +1,6 @@
 """Training that does not die: fit, health, averaged weights."""
 
 from lowland.training.classifier import ImageClassifier, train_classifier
-from lowland.training.devices import cpu_threads
 from lowland.training.findings import Finding, Limits, worst
 from lowland.training.fit import fit
 from lowland.training.grow import grow, resize_dataset
@@ -10,6 +9,7 @@ from lowland.training.layerwise import greedy
 from lowland.training.loop import TrainingStoppedError, lineage, load_recipe_data
 from lowland.training.session import Session
 from lowland.training.settings import Training
+from lowland.training.threads import cpu_threads
 
 __all__ = [
     "Finding",

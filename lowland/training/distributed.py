@@ -167,11 +167,6 @@ class _MainProxy:
         return lambda *args, **more: self._members.on_main(lambda: found(*args, **more))
 
 
-def local_rank() -> int:
-    """Return which of the devices of this machine belongs to this process."""
-    return read_launch().local_rank
-
-
 def launched_team() -> Team:
     """Return the team that torchrun's environment names, before any group is opened."""
     found = read_launch()

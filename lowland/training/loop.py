@@ -18,7 +18,6 @@ from lowland.run import Run
 from lowland.run.thinning import thin_checkpoints
 from lowland.scalars import read_integer
 from lowland.training.beginning import prepare, remove_refused
-from lowland.training.devices import cpu_threads
 from lowland.training.distributed import team
 from lowland.training.findings import Finding, Limits, worst
 from lowland.training.health import diagnose
@@ -33,6 +32,7 @@ from lowland.training.settings import Plain, Row
 from lowland.training.sites import lives_on_sites
 from lowland.training.sizes import check_sizes
 from lowland.training.tensorboard import Board
+from lowland.training.threads import cpu_threads
 
 # findings that the scales of the data can explain
 OF_SCALE = ("diverging", "refused proposals", "wide gap", "discriminator won", "frozen chains")

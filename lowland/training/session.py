@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lowland.data import Batches, Dataset
+from lowland.devices import pick_device
 from lowland.energy import Energy, count_classes, data_domain, learner_of
 from lowland.objectives.contrastive import bound_share
 from lowland.objectives.loss import Batch, Loss
@@ -30,7 +31,6 @@ from lowland.training.build import (
     perturb_examples,
     select_labels,
 )
-from lowland.training.devices import pick_device
 from lowland.training.distributed import Team
 from lowland.training.ema import EMA
 from lowland.training.memory import recompute
