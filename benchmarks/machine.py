@@ -41,7 +41,7 @@ def machine() -> dict[str, Any]:
 
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     values: dict[str, str] = {}
     for line in lines:
         key, _, value = line.partition(":")

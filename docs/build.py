@@ -27,7 +27,7 @@ def pages() -> list[Path]:
     return [
         path
         for path in sorted(HERE.glob("*.md"))
-        if any(m["said"] is not None for m in BLOCK.finditer(path.read_text()))
+        if any(m["said"] is not None for m in BLOCK.finditer(path.read_text("utf-8")))
     ]
 
 
@@ -51,7 +51,7 @@ def run(page: Path) -> str:
         return text
 
     with contextlib.chdir(HERE):
-        return BLOCK.sub(block, page.read_text())
+        return BLOCK.sub(block, page.read_text(encoding="utf-8"))
 
 
 def agree(a: str, b: str, tolerance: float = 0.05) -> bool:

@@ -5,6 +5,9 @@ nobody else may enter and no one can foretell. Then it is brought to the disk an
 are regular files or folders: a symbolic link, a device, a named pipe or a socket under the name of
 a target is refused, neither followed nor replaced. Folders *above* a target may be links, as a
 user's `runs` on another disk is.
+
+A locked file in the private folder tells that its process lives: process numbers of another machine
+or container that writes to the same disk say nothing here.
 """
 
 import errno
@@ -13,10 +16,27 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lowland.systems import (
+    NO_LINK,
+    WINDOWS,
+    HeldError,
+    LocksMissingError,
+    check_name,
+    free_lock,
+    hold_lock,
+    replace_path,
+    sync,
+    take_lock,
+)
+
+_WRITER = ".writer"  # the file in a private folder that its process holds locked
+_OLD = 3600.0  # seconds after which a private folder without that file was left behind
+_MODE = 0o777 if WINDOWS else 0o700  # there it would stay with the file that is moved away
 _PRIVATE = re.compile(r"\.lowland-(\d+)-[0-9a-f]{16}")
 _NAMES = {
     stat.S_IFLNK: "a symbolic link",
@@ -45,8 +65,7 @@ def write_aside(target: Path) -> Iterator[Path]:
     '1 2 3'
     """
     check_target(target)
-    private = _make_private(target.parent)
-    try:
+    with _open_private(target.parent) as private:
         aside = private / target.name
         yield aside
         for path in [*aside.rglob("*"), aside] if aside.is_dir() else [aside]:
@@ -54,8 +73,6 @@ def write_aside(target: Path) -> Iterator[Path]:
         check_target(target)
         _put(aside, target)
         sync(target.parent)
-    finally:
-        shutil.rmtree(private, ignore_errors=True)
 
 
 def write_bytes(target: Path, data: bytes) -> None:
@@ -89,15 +106,40 @@ def open_regular(target: Path, flags: int) -> int:
     """
     check_target(target)
     try:
-        handle = os.open(target, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+        handle = os.open(target, flags | NO_LINK, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             check_target(target)
         raise
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    # Windows follows links: look again
+    mode = os.lstat(target).st_mode if WINDOWS else os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
         os.close(handle)
-        raise _refuse(target, os.lstat(target).st_mode)
+        raise _refuse(target, mode)
     return handle
+
+
+@contextmanager
+def hold_file(path: Path, what: Path, *, remove: bool = False) -> Iterator[None]:
+    """Hold a file locked, made if it is not there; the lock dies with its process.
+
+    what: is named in the warning that is given where files cannot be locked; remove: the file at
+    the end. Raises HeldError if another holds it, ValueError for a link in its place.
+    """
+    handle = open_regular(path, os.O_RDWR | os.O_CREAT)
+    try:
+        with hold_lock(handle, what):
+            if not WINDOWS and remove and not _is_same(handle, path):
+                raise HeldError(errno.EAGAIN, "just given back and removed")
+            try:
+                yield
+            finally:
+                if remove and not WINDOWS:  # while it is held: nobody else takes it for free
+                    path.unlink(missing_ok=True)
+    finally:
+        if remove and WINDOWS:
+            with suppress(OSError):  # it stands while another process has it open
+                path.unlink()
 
 
 def check_target(target: Path) -> None:
@@ -109,6 +151,7 @@ def check_target(target: Path) -> None:
             f"{str(target)!r} names no file; a path with a name in it, without NUL, is needed; "
             "choose another"
         )
+    check_name(target)
     try:
         mode = os.lstat(target).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -129,18 +172,14 @@ def remove_folder(folder: Path) -> None:
     Raises ValueError for a link, OSError as the disk does.
     """
     check_target(folder)
-    private = _make_private(folder.parent)
-    try:
-        folder.replace(private / folder.name)
-    finally:
-        shutil.rmtree(private)
+    with _open_private(folder.parent) as private:
+        replace_path(folder, private / folder.name)
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the private folders that processes left in a folder when they were killed."""
     for path in folder.iterdir():
-        found = _PRIVATE.fullmatch(path.name)
-        if found and not path.is_symlink() and path.is_dir() and not _lives(int(found[1])):
+        if is_private(path.name) and not path.is_symlink() and path.is_dir() and not _lives(path):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -149,36 +188,50 @@ def is_private(name: str) -> bool:
     return _PRIVATE.fullmatch(name) is not None
 
 
-def sync(path: Path) -> None:
-    """Bring a file or folder to the disk."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+@contextmanager
+def _open_private(parent: Path) -> Iterator[Path]:
+    """Make a private folder and hold the file in it that says so; remove both at the end."""
+    private = _make_private(parent)
     try:
-        os.fsync(handle)
+        handle = os.open(private / _WRITER, os.O_RDWR | os.O_CREAT | NO_LINK, 0o600)
+        try:
+            with suppress(LocksMissingError):
+                take_lock(handle)
+            yield private
+        finally:
+            free_lock(handle)
     finally:
-        os.close(handle)
+        shutil.rmtree(private, ignore_errors=True)
 
 
 def _make_private(parent: Path) -> Path:
     """Make a folder that only this user may enter, under a name that nobody can foretell."""
     private = parent / f".lowland-{os.getpid()}-{secrets.token_hex(8)}"
-    private.mkdir(0o700)
+    private.mkdir(_MODE)
     return private
 
 
 def _put(aside: Path, target: Path) -> None:
     """Rename what was written aside to the target; a folder in its place goes first."""
     if not target.is_dir():
-        aside.replace(target)
+        replace_path(aside, target)
         return
     if not aside.is_dir():
         raise _refuse(target, stat.S_IFDIR)
     old = aside.with_name(f"{target.name}.old")
-    target.replace(old)
+    replace_path(target, old)
     try:
-        aside.replace(target)
+        replace_path(aside, target)
     except OSError:
-        old.replace(target)
+        replace_path(old, target)
         raise
+
+
+def _is_same(handle: int, path: Path) -> bool:
+    """Tell whether an open file is still the one of a name."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), path.stat())
+    return False
 
 
 def _refuse(target: Path, mode: int) -> ValueError:
@@ -189,11 +242,18 @@ def _refuse(target: Path, mode: int) -> ValueError:
     )
 
 
-def _lives(process: int) -> bool:
+def _lives(private: Path) -> bool:
+    """Tell whether the process that made a private folder may still write there."""
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
+        handle = os.open(private / _WRITER, os.O_RDWR | NO_LINK)
+    except OSError:  # a moment after the folder was made, or of an older lowland
+        with suppress(OSError):
+            return time.time() - private.lstat().st_mtime < _OLD
         return True
-    return True
+    try:
+        take_lock(handle)
+    except (HeldError, LocksMissingError):
+        return True
+    finally:
+        free_lock(handle)
+    return False

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lowland.systems import READ
+
 MAX_BYTES = 1 << 28  # of a file of JSON or TOML
 MAX_DEPTH = 64  # of lists and tables in one another
 MAX_INTEGER = 1 << 64  # seeds reach that far
@@ -38,7 +40,7 @@ def read_bytes(path: Path, *, most: int | None = None, within: Path | None = Non
     if within is not None:
         check_within(path, within)
     _check_regular(path, path.stat().st_mode)
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    handle = os.open(path, os.O_RDONLY | READ)
     with os.fdopen(handle, "rb") as file:
         about = os.fstat(handle)
         _check_regular(path, about.st_mode)

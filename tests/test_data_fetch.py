@@ -245,6 +245,7 @@ def test_what_dead_downloads_left_is_removed(server: str) -> None:
     dead = folder / ".lowland-999999999-0123456789abcdef"
     dead.mkdir(parents=True)
     (dead / "thing.bin").write_bytes(b"half")
+    (dead / ".writer").touch()
     (folder / "thing.bin.part").write_bytes(b"half")
     past = time.time() - 7200
     os.utime(folder / "thing.bin.part", (past, past))

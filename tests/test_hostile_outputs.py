@@ -75,7 +75,7 @@ def make_odd(kind: str, path: Path) -> None:
     elif kind == "folder":
         path.mkdir()
     elif kind == "file":
-        path.write_text("old")
+        path.write_text("old", encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "folder", "file"])

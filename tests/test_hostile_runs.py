@@ -73,9 +73,9 @@ def refused(act: Callable[[], object], *named: str) -> str:
 
 
 def edit(path: Path, change: Callable[[Any], object]) -> None:
-    values = json.loads(path.read_text())
+    values = json.loads(path.read_text(encoding="utf-8"))
     change(values)
-    path.write_text(json.dumps(values))
+    path.write_text(json.dumps(values), encoding="utf-8")
 
 
 def seal(run: Path, step: str = LAST) -> None:
@@ -252,7 +252,7 @@ def test_a_data_set_that_was_passed_is_named(tmp_path: Path) -> None:
 def _table(path: Path, x: np.ndarray) -> None:
     if path.suffix == ".csv":
         lines = ["a,b", *(f"{a:.6f},{b:.6f}" for a, b in x)]
-        path.write_text("\n".join(lines) + "\n")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     else:
         np.save(path, x)
 

@@ -20,6 +20,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LEAVES = {
     "registry",
+    "systems",
     "domain",
     "atomic",
     "memory",
@@ -45,6 +46,7 @@ LIBRARY = LEAVES | {
 }
 PUBLIC = {
     "registry",
+    "systems",
     "domain",
     "atomic",
     "memory",
@@ -73,12 +75,13 @@ ALLOWED: dict[str, set[str]] = {
     "scalars": set(),
     "plain": {"scalars"},
     "domain": {"scalars"},
-    "atomic": set(),
+    "systems": set(),
+    "atomic": {"systems"},
     "memory": set(),
     "digests": set(),
     "devices": {"launch"},
     "launch": set(),
-    "reading": set(),
+    "reading": {"systems"},
     "seeds": {"scalars"},
     "run": {"pretrained"} | LEAVES,
     "pretrained": set(),

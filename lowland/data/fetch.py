@@ -25,6 +25,7 @@ from typing import IO
 
 from lowland.atomic import remove_leftovers, write_bytes
 from lowland.data.dataset import DataError
+from lowland.systems import expand_home
 
 TIMEOUT_SECONDS = 30.0  # without a byte from the server before a download is given up
 MIN_RATE = 4096  # bytes per second, on average after that time
@@ -57,8 +58,18 @@ class RemoteFile:
 
 
 def cache_root() -> Path:
-    """Return the folder that downloads go to: ($XDG_CACHE_HOME or ~/.cache)/lowland."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "lowland"
+    """Return the folder that downloads go to: ($XDG_CACHE_HOME or ~/.cache)/lowland.
+
+    Raises DataError for a user without a home, as in some containers and jobs.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (expand_home(named) if named else Path.home() / ".cache") / "lowland"
+    except RuntimeError:
+        raise DataError(
+            "downloads go to ~/.cache and this user has no home; a folder that may be written to "
+            "is needed; set XDG_CACHE_HOME, or name the folder that holds the data in LOWLAND_DATA"
+        ) from None
 
 
 def data_roots(root: str | Path | None = None) -> list[Path]:
@@ -67,7 +78,7 @@ def data_roots(root: str | Path | None = None) -> list[Path]:
 
     Raises DataError if the given root is not a folder.
     """
-    given = [] if root is None else [Path(root).expanduser()]
+    given = [] if root is None else [expand_home(root)]
     for path in given:
         if not path.is_dir():
             raise DataError(
@@ -75,9 +86,10 @@ def data_roots(root: str | Path | None = None) -> list[Path]:
                 "path"
             )
     listed = filter(None, os.environ.get("LOWLAND_DATA", "").split(os.pathsep))
-    return list(
-        dict.fromkeys([*given, *(Path(part).expanduser() for part in listed), cache_root()])
-    )
+    found = [*given, *map(expand_home, listed)]
+    with suppress(DataError):  # without a home only the others
+        found.append(cache_root())
+    return list(dict.fromkeys(found))
 
 
 def locate(remote: RemoteFile, *, root: str | Path | None = None, download: bool = True) -> Path:

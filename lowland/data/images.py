@@ -20,6 +20,7 @@ from lowland.data.format import Format
 from lowland.data.point_files import open_points
 from lowland.memory import check_bytes
 from lowland.scalars import read_integer
+from lowland.systems import expand_home
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".csv")
 BYTES_PER_VALUE = 9  # of a set: as it is read, as float32, and once more while it is divided
@@ -138,7 +139,7 @@ def load_image(
     Raises DataError, naming the file, if it cannot be read, does not fit or holds NaN or infinite
     values.
     """
-    path = Path(path).expanduser()
+    path = expand_home(path)
     if not is_file(path):
         raise DataError(
             f"{path} is not a file; a PNG, JPEG, .npy, .npz or .csv file is read; correct the path"
@@ -182,7 +183,7 @@ def list_files(
     """
     files: list[Path] = []
     for path in map(Path, paths):
-        folder = path.expanduser()
+        folder = expand_home(path)
         files += find_images(folder) if is_folder(folder) else [path]
     if not files:
         raise DataError(

@@ -30,6 +30,7 @@ from lowland.data.room import format_bytes, require_memory
 from lowland.data.tables import Table, read_array, read_csv
 from lowland.domain import box
 from lowland.scalars import read_integer
+from lowland.systems import expand_home
 
 HELD_OUT = 0.15  # for calibration, and again for the test
 NOTE = "read from a path; 70/15/15 by a seeded permutation"
@@ -41,7 +42,7 @@ def path_loader(name: str) -> Loader | None:
 
     Raises DataError if the file is of a kind that is not read, or the path does not exist.
     """
-    path = Path(name).expanduser()
+    path = expand_home(name)
     suffix = path.suffix.lower()
     if name and is_folder(path):
         return lambda options, *, size=None, channels=None, skip_bad=False: _load_folder(

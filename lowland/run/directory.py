@@ -1,11 +1,9 @@
 """Directory of a run: its recipe, files, log, checkpoints and lock."""
 
-import fcntl
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from lowland.atomic import (
     check_target,
-    open_regular,
+    hold_file,
     remove_folder,
     remove_leftovers,
     write_bytes,
@@ -41,6 +39,7 @@ from lowland.run.checkpoint import (
 from lowland.run.log import cut_log, parse_rows, sync_log, write_row
 from lowland.run.schema import DATA, HEADER, RECIPE, find_problem
 from lowland.run.versions import versions
+from lowland.systems import HeldError
 
 
 class Run:
@@ -381,18 +380,16 @@ class Run:
         make: the directory, where there is none.
         """
         self._check_own()
-        try:
-            if make:
-                self.path.mkdir(parents=True, exist_ok=True)
-            handle = open_regular(self.path / ".lock", os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise disk_error(self.path / ".lock", error) from error
-        with os.fdopen(handle) as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+                if make:
+                    self.path.mkdir(parents=True, exist_ok=True)
+                held.enter_context(hold_file(self.path / ".lock", self.path))
+                remove_leftovers(self.path)
+            except HeldError:
                 raise RunError(
                     f"{self.path} is being written by another process; a run has one writer; wait"
                 ) from None
-            remove_leftovers(self.path)
+            except OSError as error:
+                raise disk_error(self.path / ".lock", error) from error
             yield

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lowland.atomic import append_bytes, cut_file, sync
+from lowland.atomic import append_bytes, cut_file
 from lowland.reading import ReadError, parse_json
 from lowland.registry import Plain
 from lowland.run.checkpoint import disk_error
 from lowland.run.schema import is_row
+from lowland.systems import sync
 
 
 def write_row(path: Path, row: Mapping[str, object]) -> None:

@@ -10,10 +10,8 @@ that was damaged, or belongs to another job, is made again. One process at a tim
 output.
 """
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -29,18 +27,18 @@ from torch import Tensor
 
 from lowland.atomic import (
     check_target,
-    open_regular,
+    hold_file,
     remove_folder,
     remove_leftovers,
     write_aside,
     write_bytes,
 )
 from lowland.reading import ReadError, read_bytes
+from lowland.systems import HeldError
 from lowland.trained.targets import check_writable, make_folder
 from lowland.training.distributed import Team
 
 PATIENCE = timedelta(days=7)  # of one process for another: pieces take what they take
-LOCK = "lock"
 MAX_DIGEST = 64  # bytes of a file that holds one
 
 
@@ -88,19 +86,17 @@ class Job:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Hold the folder of the pieces; the lock dies with its process."""
-        with os.fdopen(open_regular(self.folder / LOCK, os.O_RDWR | os.O_CREAT)) as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = os.path.samestat(os.fstat(file.fileno()), (self.folder / LOCK).stat())
-            except (BlockingIOError, FileNotFoundError):
-                mine = False  # held, or just done and removed
-            if not mine:
-                raise ValueError(
-                    f"{self.out} is being written by another process; a file has one writer; wait "
-                    "for it, or choose another --out"
-                )
-            yield
+        """Hold the output; the lock dies with its process. Its file lies beside the pieces, whose
+        folder can then go while it is held: on Windows no folder with an open file in it can.
+        """
+        try:
+            with hold_file(self.out.with_name(f".{self.out.name}.lock"), self.out, remove=True):
+                yield
+        except HeldError:
+            raise ValueError(
+                f"{self.out} is being written by another process; a file has one writer; wait "
+                "for it, or choose another --out"
+            ) from None
 
     @property
     def _identity(self) -> str:
@@ -116,7 +112,7 @@ class Job:
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
-            elif path.name != LOCK:
+            else:
                 path.unlink()
         write_bytes(plan, self._identity.encode())
 

@@ -13,6 +13,7 @@ from lowland.data.decoding import IMAGE_SUFFIXES
 from lowland.data.folders import is_file
 from lowland.data.images import list_files, load_batch, load_image
 from lowland.data.point_files import PointFile, open_points
+from lowland.systems import expand_home
 
 if TYPE_CHECKING:
     from lowland.data.format import Format
@@ -68,7 +69,7 @@ class Points:
 
     def marks(self) -> list[tuple[str, int, int]]:
         """List name, size and time of every file, to tell whether they are still the same."""
-        found = {file: file.expanduser().stat() for files, _ in self.pieces for file in files}
+        found = {file: expand_home(file).stat() for files, _ in self.pieces for file in files}
         return [(str(file), about.st_size, about.st_mtime_ns) for file, about in found.items()]
 
     def load(self, number: int) -> tuple[list[str], Tensor]:
@@ -81,13 +82,13 @@ class Points:
 
 
 def _open(file: Path, format: Format) -> PointFile:
-    path = file.expanduser()
+    path = expand_home(file)
     if not is_file(path) or path.suffix.lower() not in (".npy", ".npz", ".csv"):
         load_image(file, format.shape)  # refuses, in words
     return open_points(path, format)
 
 
 def _present(file: Path, format: Format) -> Path:
-    if not is_file(file.expanduser()):
+    if not is_file(expand_home(file)):
         load_image(file, format.shape)  # refuses, in words
     return file

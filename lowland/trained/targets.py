@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lowland import atomic
 from lowland.plain import dump_json
+from lowland.systems import expand_home
 
 OUTPUTS = Path("outputs")  # folder of results that nobody named, below the current one
 MAX_NAME = 240  # bytes of a name, so that longer ones can be made of it
@@ -113,7 +114,7 @@ def _check_name(path: Path) -> None:
 def _check_unread(path: Path, read: Sequence[str | Path]) -> None:
     for source in map(Path, read):
         try:
-            same = path.resolve() == source.expanduser().resolve() or (
+            same = path.resolve() == expand_home(source).resolve() or (
                 path.exists() and source.exists() and path.samefile(source)
             )
         except (OSError, ValueError):

@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from lowland.data import Dataset
@@ -15,6 +14,7 @@ from lowland.energy import Energy
 from lowland.registry import parameters, registered, spec
 from lowland.run import Run, RunError
 from lowland.run.changes import RULE, compare_recipes
+from lowland.systems import expand_home
 from lowland.training.settings import Plain, Row
 
 HASHES = "training_points.safetensors"
@@ -36,9 +36,7 @@ def describe_trained(recipe: Plain, data: Dataset | None, energy: Energy | None)
 
 
 def _is_name(name: str, named: object) -> bool:
-    return name == named or (
-        isinstance(named, str) and Path(named).expanduser() == Path(name).expanduser()
-    )
+    return name == named or (isinstance(named, str) and expand_home(named) == expand_home(name))
 
 
 def describe_energy(energy: Energy) -> Row:

@@ -8,8 +8,6 @@ or nothing is saved: the graph of the first derivative keeps what was computed a
 et al. (2016), https://arxiv.org/abs/1604.06174
 """
 
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -18,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.checkpoint import checkpoint
+
+from lowland.memory import peak_bytes
 
 
 def recompute(energy: nn.Module) -> int:
@@ -117,5 +117,4 @@ def peak_mb(device: torch.device) -> float:
     resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return peak_bytes() / 2**20

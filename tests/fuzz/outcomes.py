@@ -102,7 +102,7 @@ def _stop_after(seconds: float) -> Iterator[None]:
 def _forget_peak() -> None:
     """Let the kernel measure the peak of resident memory anew, where it can."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return
 
@@ -110,7 +110,7 @@ def _forget_peak() -> None:
 def _read_status(key: str) -> float:
     """Return a figure in kB of /proc/self/status; 0 where there is none."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0.0
     return next((float(line.split()[1]) for line in lines if line.startswith(key)), 0.0)

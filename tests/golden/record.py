@@ -35,7 +35,8 @@ def write(path: Path) -> None:
         "torch": torch.__version__,
     }
     path.write_text(
-        json.dumps({"made": made, "numbers": numbers}, indent=1, allow_nan=False) + "\n"
+        json.dumps({"made": made, "numbers": numbers}, indent=1, allow_nan=False) + "\n",
+        encoding="utf-8",
     )
 
 
