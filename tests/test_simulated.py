@@ -259,6 +259,13 @@ def test_functional_transforms_work_there_as_here(sim: torch.device) -> None:
         assert (moved @ moved.T).dtype == torch.float32
 
 
+def test_backward_runs_where_inference_mode_was_left(sim: torch.device) -> None:
+    with torch.inference_mode(), torch.inference_mode(False), torch.enable_grad():
+        x = torch.ones(3, device=sim, requires_grad=True)
+        (slope,) = torch.autograd.grad(x.square().sum(), x)
+    assert slope.tolist() == [2, 2, 2]
+
+
 def test_python_numbers_do_not_change_the_type(sim: torch.device) -> None:
     torch.set_default_dtype(torch.float64)
     try:

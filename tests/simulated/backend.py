@@ -102,6 +102,15 @@ def _is_pinned(tensor: torch.Tensor, device: object = None) -> bool:
     return tensor.device.type == "cpu" and tensor.untyped_storage().data_ptr() in _PINNED
 
 
+def _run_backward(*args: object, **kwargs: object) -> object:
+    """Run backward in the calling thread, also where inference mode has switched threads on."""
+    with torch.autograd.set_multithreading_enabled(False):
+        return _ORIGINAL_BACKWARD(*args, **kwargs)
+
+
+_ORIGINAL_BACKWARD = torch.autograd.graph._engine_run_backward
+
+
 @contextmanager
 def simulate(float64: bool = True, threads: bool = False) -> Iterator[torch.device]:
     """Switch the device on, with or without float64, and yield its name for torch.
@@ -121,6 +130,7 @@ def simulate(float64: bool = True, threads: bool = False) -> Iterator[torch.devi
         patch.setattr(torch.Tensor, "__deepcopy__", _deepcopy)
         patch.setattr(torch.Tensor, "pin_memory", _pin)
         patch.setattr(torch.Tensor, "is_pinned", _is_pinned)
-        with torch.autograd.set_multithreading_enabled(threads):
-            yield torch.device(NAME, 0)
+        if not threads:
+            patch.setattr(torch.autograd, "_engine_run_backward", _run_backward)
+        yield torch.device(NAME, 0)
     _PINNED.clear()
