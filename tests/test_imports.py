@@ -31,6 +31,7 @@ LEAVES = {
     "digests",
     "devices",
     "launch",
+    "transfer",
 }
 LIBRARY = LEAVES | {
     "energy",
@@ -78,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "systems": set(),
     "atomic": {"systems"},
     "memory": set(),
+    "transfer": set(),
     "digests": set(),
     "devices": {"launch"},
     "launch": set(),
@@ -101,6 +103,7 @@ ALLOWED: dict[str, set[str]] = {
         "registry",
         "domain",
         "scalars",
+        "transfer",
     },
     "metrics": {"energy", "samplers", "targets", "seeds", "scalars", "plain"},
     "robustness": {"energy", "metrics"} | LEAVES,

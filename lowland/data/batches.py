@@ -3,15 +3,31 @@
 Epoch e visits the data in a permutation that is a function of (seed, e) alone, so (epoch, offset)
 is all that a checkpoint has to hold, and a resumed run sees exactly the batches that an
 uninterrupted one would have seen.
+
+On a CPU a batch is cut out of the data when it is asked for, and nothing else happens. For any
+other device the rows of the next batch are gathered, pinned and sent while the device is still at
+work on this one (`prepare`, `lowland.transfer`), so that neither waits for the other. Data that lie
+on the device already stay there: only the numbers of the rows are sent. That is the choice for data
+that fit beside the model: `Split(x.to("cuda"), y.to("cuda"))`.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lowland.data.dataset import Split
 from lowland.seeds import make_generator
+from lowland.transfer import send
+
+
+class _Prepared(NamedTuple):
+    """A batch under way: its size, x and y, and the position in the data before it."""
+
+    size: int
+    x: Tensor
+    y: Tensor | None
+    before: dict[str, int]
 
 
 class Batches:
@@ -19,7 +35,7 @@ class Batches:
 
     rank, size: of several processes that divide each batch. All go through the same order, and each
     takes the rank-th of `size` equal pieces of every batch: together they see what one process
-    would have seen.
+    would have seen. device: where the examples are needed; where they lie unless given.
 
     >>> batches = Batches(Split(torch.arange(5.0)), seed=0)
     >>> first, second = batches.next(3)[0], batches.next(3)[0]
@@ -29,7 +45,15 @@ class Batches:
     Raises ValueError if the split is empty.
     """
 
-    def __init__(self, split: Split, *, seed: int = 0, rank: int = 0, size: int = 1) -> None:
+    def __init__(
+        self,
+        split: Split,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        size: int = 1,
+        device: torch.device | None = None,
+    ) -> None:
         if len(split) == 0:
             raise ValueError(
                 "the part holds no examples; batches need at least one; give a part with data"
@@ -42,9 +66,11 @@ class Batches:
         self.split = split
         self.seed = seed
         self.rank, self.size = rank, size
+        self.device = device or split.x.device
         self.epoch = 0
         self.offset = 0
         self._order: tuple[int, Tensor] | None = None  # the permutation of the current epoch
+        self._prepared: _Prepared | None = None
 
     def order(self, epoch: int) -> Tensor:
         """Return the permutation (N,) of an epoch, a function of (seed, epoch) alone."""
@@ -60,6 +86,24 @@ class Batches:
         Where an epoch ends inside a batch, the batch is completed from the next epoch. Raises
         ValueError for a batch size that cannot be divided among the processes.
         """
+        ready, self._prepared = self._prepared, None
+        if ready is not None and ready.size != batch_size:
+            self.load_state_dict(ready.before)
+            ready = None
+        if ready is not None:
+            return ready.x, ready.y
+        return self._cut(batch_size)
+
+    def prepare(self, batch_size: int) -> None:
+        """Begin to send the next batch, where the device is another than the CPU. Raises ValueError
+        as `next` does.
+        """
+        if self._prepared is None and self.device.type != "cpu":
+            before = self.state_dict()
+            self._prepared = _Prepared(batch_size, *self._cut(batch_size), before)
+
+    def _cut(self, batch_size: int) -> tuple[Tensor, Tensor | None]:
+        """Cut the next batch out of the data, and begin to send it."""
         if batch_size < 1:
             raise ValueError(
                 f"the batch size is {batch_size}; it must be at least 1; pass for example 128"
@@ -79,11 +123,13 @@ class Batches:
             if self.offset == len(self.split):
                 self.epoch, self.offset = self.epoch + 1, 0
         own = torch.cat(pieces).view(self.size, -1)[self.rank]
-        part = self.split.take(own.to(self.split.x.device))
-        return part.x, part.y
+        part = self.split.take(send(own, self.split.x.device))
+        return send(part.x, self.device), None if part.y is None else send(part.y, self.device)
 
     def state_dict(self) -> dict[str, int]:
-        """Return the position: {"epoch", "offset"}."""
+        """Return the position of what comes next, whatever is under way: {"epoch", "offset"}."""
+        if self._prepared is not None:
+            return dict(self._prepared.before)
         return {"epoch": self.epoch, "offset": self.offset}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -101,4 +147,4 @@ class Batches:
                 f"the position is {state}; it needs a whole epoch from 0 and an offset of 0 to "
                 f"{len(self.split) - 1}; resume with the data that the run began with"
             )
-        self.epoch, self.offset = epoch, offset
+        self.epoch, self.offset, self._prepared = epoch, offset, None

@@ -165,7 +165,7 @@ class Robust(Objective):
         terms = detach_terms(
             cross_entropy=cross_entropy(odds, labels),
             accuracy=accuracy(odds, labels),
-            radius=torch.tensor(radius, device=x.device),
+            radius=torch.full((), radius, device=x.device),
             **more,
         )
         return Loss(value, terms)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from lowland.domain import Domain
 from lowland.samplers.kernel import normal_like, per_row
+from lowland.transfer import constants
 
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -59,7 +60,7 @@ def _rotate(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _blur(x: Tensor, generator: torch.Generator) -> Tensor:
-    row = x.new_tensor([0.25, 0.5, 0.25])
+    row = constants([0.25, 0.5, 0.25], x)
     kernel = (row.unsqueeze(1) * row).expand(x.shape[1], 1, 3, 3)
     blurred = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel, groups=x.shape[1])
     return _some(x, blurred, generator)

@@ -136,10 +136,12 @@ def chain_terms(start: Tensor, trace: Trace, energy: Energy) -> dict[str, Tensor
     return terms
 
 
-def buffer_terms(buffer: ReplayBuffer, lost: int) -> dict[str, Tensor]:
+def buffer_terms(buffer: ReplayBuffer, lost: Tensor | int) -> dict[str, Tensor]:
     """Return for the log the mean age of kept chains and the number of those lost in an update."""
     age = buffer.age.float().mean()
-    return {"age": age, "lost": torch.tensor(lost, device=age.device)}
+    if not isinstance(lost, Tensor):
+        lost = torch.full((), lost, device=age.device)
+    return {"age": age, "lost": lost}
 
 
 def bound_share(x: Tensor, energy: Energy) -> Tensor:

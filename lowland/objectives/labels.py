@@ -83,7 +83,7 @@ def select_energies(heads: Tensor, labels: Tensor | None) -> Tensor:
     """Return E(x, y) of each row's label from heads (B, K), or E(x) without labels: (B,)."""
     if labels is not None:
         return heads.gather(1, labels.clamp_min(0).unsqueeze(1)).squeeze(1)
-    return torch.log(heads.new_tensor(float(heads.shape[1]))) - torch.logsumexp(-heads, 1)
+    return torch.log(heads.new_full((), float(heads.shape[1]))) - torch.logsumexp(-heads, 1)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from lowland.registry import register
 from lowland.samplers.kernel import normal_like, per_row
 from lowland.samplers.loop import run_chains
 from lowland.samplers.recovery import ConditionalEnergy, check_levels, scale_to_noise
+from lowland.transfer import constants
 
 
 @register("objective")
@@ -62,7 +63,7 @@ class DiffusionRecovery(Objective):
                 f"DiffusionRecovery came with {type(energy).__name__}, which knows no noise level; "
                 "it needs E(x, σ); use NoiseMLP"
             )
-        levels = torch.tensor(self.sigmas, dtype=x.dtype, device=x.device)
+        levels = constants(self.sigmas, x)
         which = torch.randint(1, len(levels), (len(x),), generator=generator, device=x.device)
         sigma = levels[which]
         width = (levels[which - 1].square() - sigma.square()).sqrt()

@@ -39,6 +39,7 @@ from lowland.objectives.ranges import (
 )
 from lowland.registry import register
 from lowland.samplers.kernel import normal_like
+from lowland.transfer import constants
 
 
 @register("objective")
@@ -74,7 +75,7 @@ class DSM(Objective):
                 f"{len(self.sigmas)} noise levels came with an energy that knows none; several "
                 "levels need E(x, σ); use NoiseMLP or give one sigma"
             )
-        levels = torch.tensor(self.sigmas, dtype=x.dtype, device=x.device)
+        levels = constants(self.sigmas, x)
         which = torch.randint(len(levels), (len(x),), generator=generator, device=x.device)
         sigma = levels[which]
         wide = sigma.view(-1, *[1] * (x.dim() - 1))

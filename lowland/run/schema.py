@@ -76,6 +76,7 @@ STATE = {
     "health": Field("good, warn or bad", lambda v: v in ("good", "warn", "bad")),
     "log_size": COUNT,
     "recipe": TABLE,
+    "device": TEXT,
 }
 HEADER = {"format": COUNT, "recipe": TABLE}
 NAMED = Field(

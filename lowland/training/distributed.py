@@ -173,6 +173,20 @@ def launched_team() -> Team:
     return Team(found.rank, found.size)
 
 
+def _choose_backends() -> str:
+    """Return what sends tensors between processes: gloo those of the CPU, NCCL and XCCL those of
+    CUDA and XPU devices, where torch has them.
+    """
+    found = {"cpu": "gloo"}
+    if torch.cuda.is_available():
+        found["cuda"] = "nccl"
+    if torch.xpu.is_available() and "xccl" in dist.Backend.backend_list:
+        found["xpu"] = "xccl"
+    if len(found) == 1:
+        return found["cpu"]
+    return ",".join(f"{device}:{backend}" for device, backend in found.items())
+
+
 @contextmanager
 def team(*, patience: timedelta = timedelta(minutes=30)) -> Iterator[Team]:
     """Open the team that torchrun has made, or a team of one, and close it; an open one is reused.
@@ -185,8 +199,7 @@ def team(*, patience: timedelta = timedelta(minutes=30)) -> Iterator[Team]:
     if dist.is_initialized():
         members, opened = Team(dist.get_rank(), dist.get_world_size()), False
     if opened:
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=patience)
+        dist.init_process_group(_choose_backends(), timeout=patience)
     try:
         yield members
     except RuntimeError as error:

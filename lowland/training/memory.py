@@ -113,8 +113,18 @@ class _BufferReplay(AbstractContextManager[None]):
 
 
 def peak_mb(device: torch.device) -> float:
-    """Return the peak memory of this process so far, in MiB: of the device on CUDA, else
-    resident."""
+    """Return the peak memory of this process so far, in MiB: of the device on CUDA and XPU, what is
+    held now on MPS, which keeps no peak, else resident.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+<<<<<<< HEAD
     return peak_bytes() / 2**20
+=======
+    if device.type == "xpu":
+        return torch.xpu.max_memory_allocated(device) / 2**20
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+>>>>>>> 1dd104c (Send batches ahead from pinned memory, and wait for no device in an update)

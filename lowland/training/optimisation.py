@@ -46,13 +46,51 @@ def clip_gradients(modules: list[nn.Module], bound: float) -> Tensor:
     return norms[0] + 0 * sum(norms[1:], torch.zeros_like(norms[0]))
 
 
-def step_if(optimizer: Any, sound: Tensor) -> None:
+# their fused kernels read found_inf; that of MPS takes it and steps all the same
+SKIPS = ("cpu", "cuda", "xpu")
+
+
+def step_if(optimizer: torch.optim.Optimizer, sound: Tensor) -> None:
     """Step where `sound` (a bool on the device) is true, else leave weights and moments alone,
     without waiting for it.
     """
-    optimizer.grad_scale, optimizer.found_inf = None, (~sound).float()
+    _begin_momentum(optimizer)
+    if sound.device.type in SKIPS:
+        _step_unless(optimizer, (~sound).float())
+        return
+    before = {id(x): x.detach().clone() for x in _moving(optimizer)}
+    optimizer.step()
+    with torch.no_grad():
+        for x in _moving(optimizer):
+            old = before.get(id(x))  # moments begin at zero with the first step
+            x.copy_(torch.where(sound, x, torch.zeros_like(x) if old is None else old))
+
+
+def _step_unless(optimizer: Any, found_inf: Tensor) -> None:
+    """Step by the fused kernel, which does nothing where found_inf is 1."""
+    optimizer.grad_scale, optimizer.found_inf = None, found_inf
     optimizer.step()
     del optimizer.grad_scale, optimizer.found_inf
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Begin the momenta of SGD at zero: the fused kernel would leave them as memory happens to be
+    where it skips the first step of all.
+    """
+    for group in optimizer.param_groups:
+        if not group.get("momentum"):
+            continue
+        for weight in group["params"]:
+            state = optimizer.state[weight]
+            if weight.grad is not None and state.get("momentum_buffer") is None:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+
+
+def _moving(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the weights and moments that a step may change."""
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    states = [state.values() for state in optimizer.state.values()]
+    return [*weights, *(x for state in states for x in state if isinstance(x, Tensor))]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -41,7 +41,7 @@ def rehearse(session: Session) -> None:
     """
     if not session.recipe.get("generation"):
         return
-    energy = copy.deepcopy(session.ema.module).cpu().eval()
+    energy = copy.deepcopy(session.ema.module).eval()
     parts: dict[str, Callable[[Session, Energy], None]] = {
         "generation": _generate,
         "restoration": _restore,
@@ -88,7 +88,7 @@ def _explain(error: Exception) -> str:
 
 
 def _generator(session: Session) -> torch.Generator:
-    return make_generator(int(session.recipe["seed"]), "rehearsal")
+    return make_generator(int(session.recipe["seed"]), "rehearsal", device=session.device)
 
 
 def _generate(session: Session, energy: Energy) -> None:
@@ -169,7 +169,7 @@ def _score(session: Session, energy: Energy) -> None:
     with freeze(seen) as seen:
         statistics = {}
         if how.needs_reference:
-            labels = None if labels is None else labels[: len(reference)]
+            labels = None if labels is None else labels[: len(reference)].to(reference.device)
             statistics = how.fit(seen, reference, labels)
         how.compute(seen, _points(session, ROWS), statistics)
 
@@ -188,7 +188,10 @@ def _compare(session: Session, energy: Energy) -> None:
     if count is None or min(count, len(data.test), len(data.train)) >= SMALL:
         return
     generator = _generator(session)
-    made, test = (torch.randn(n, 2, generator=generator) for n in (count, len(data.test)))
+    made, test = (
+        torch.randn(n, 2, generator=generator, device=session.device)
+        for n in (count, len(data.test))
+    )
     test = test[:count]
     mmd(made, test)
     frechet_distance(made, test)
@@ -208,7 +211,8 @@ def _judge(session: Session, energy: Energy) -> None:
     """Ask an untrained classifier of images of this shape for an answer."""
     if _judged(session):
         x = _points(session, ROWS)
-        ImageClassifier(tuple(x.shape[1:]), session.data.classes).eval().probabilities(x)
+        judge = ImageClassifier(tuple(x.shape[1:]), session.data.classes).to(session.device)
+        judge.eval().probabilities(x)
 
 
 def _evaluation(session: Session) -> Plain:
@@ -217,5 +221,5 @@ def _evaluation(session: Session) -> Plain:
 
 def _points(session: Session, count: int, x: Tensor | None = None) -> Tensor:
     """Return some test points, or some of x, in the domain of the data."""
-    rows = (session.data.test.x if x is None else x)[:count]
+    rows = (session.data.test.x if x is None else x)[:count].to(session.device)
     return rows.round() if session.data.domain.kind == "binary" else rows

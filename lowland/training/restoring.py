@@ -43,14 +43,14 @@ def _check(session: Session, checkpoint: Checkpoint, wanted: Checkpoint) -> None
     absent = [stem for stem in wanted.tensors if stem not in checkpoint.tensors]
     if absent:
         raise _refuse(where, f"{absent[0]}.safetensors is missing")
-    same_team = checkpoint.state["processes"] == session.team.size
+    goes_on = session.continues_draws(checkpoint)
     for stem, tensors in wanted.tensors.items():
         found, file = checkpoint.tensors[stem], f"{where}/{stem}.safetensors"
         if stem == "optimizer":
             _check_moments(session.optimizer, found, file)
-        elif stem != "generators" or same_team:
+        elif stem != "generators" or goes_on:
             _check_tensors(found, tensors, file)
-        if stem == "generators" and same_team:
+        if stem == "generators" and goes_on:
             _check_generators(session, found, file)
         if stem in ("energy", "ema", "partner", "chains"):
             _check_finite(found, tensors, file)

@@ -46,7 +46,7 @@ class Selection:
         if settings.select_by == "none":
             return None
         data = materialize(session.data)
-        held = data.calibration.x[: settings.select_samples]
+        held = data.calibration.x[: settings.select_samples].to(session.device)
         if len(held) < 16:
             raise ValueError(
                 f"training.select_by is {settings.select_by!r} and {data.name} has {len(held)} "
@@ -60,7 +60,10 @@ class Selection:
             )
         features: Callable[[Tensor], Tensor] = lambda x: x.flatten(1)  # noqa: E731
         if data.classes and len(data.domain.shape) == 3 and settings.select_by != "ksd":
-            features = train_classifier(data.train, data.classes, steps=300, seed=0).features
+            judge = train_classifier(
+                data.train, data.classes, steps=300, seed=0, device=session.device
+            )
+            features = judge.features
         return cls(
             settings.select_by, settings.select_every or settings.checkpoint_every, held, features
         )
@@ -91,11 +94,11 @@ class Selection:
 
     def _evaluate(self, session: Session, energy: Energy) -> float:
         if self.criterion == "ksd":
-            return ksd(energy, self.held.to(session.device)).value
+            return ksd(energy, self.held).value
         seed, step = session.recipe["seed"], session.step
         generator = make_generator(seed, "selection", step, device=session.device)
         count = len(self.held)
-        made = generate_from_recipe(energy, session.recipe, count, generator=generator).x.cpu()
+        made = generate_from_recipe(energy, session.recipe, count, generator=generator).x
         if not bool(made.isfinite().all()):
             return math.inf
         a, b = self.features(made), self.features(self.held)

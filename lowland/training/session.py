@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from lowland.data import Batches, Dataset
 from lowland.devices import pick_device
@@ -53,6 +52,8 @@ from lowland.training.sharding import (
     wrap_step,
 )
 from lowland.training.step import Step, diversity
+
+STATE_BYTES = {16: "cuda", 5056: "cpu"}  # of a generator
 
 
 class Session:
@@ -102,7 +103,8 @@ class Session:
             for offset, name in enumerate(("data", "chains"), start=1)
         }
         labelled = select_labels(data.train, self.objective.labelled_fraction, seed)
-        self.batches = Batches(labelled, seed=seed, rank=self.team.rank, size=self.team.size)
+        own = {"rank": self.team.rank, "size": self.team.size}
+        self.batches = Batches(labelled, seed=seed, device=device, **own)
         self.buffer = build_buffer(
             self.objective,
             self.energy,
@@ -123,11 +125,9 @@ class Session:
         """
         x, y = self.batches.next(self.settings.batch)
         x = perturb_examples(
-            x.to(self.device), self.data, self.settings, self.energy.domain, self.generators["data"]
+            x, self.data, self.settings, self.energy.domain, self.generators["data"]
         )
-        if y is None or not self.labelled:
-            return Batch(x)
-        return Batch(x, y.to(self.device))
+        return Batch(x, y if self.labelled else None)
 
     def advance(self) -> None:
         """Make one update. A loss or gradient that is not finite leaves the weights alone and is
@@ -152,6 +152,7 @@ class Session:
         norm = full_tensor(clip_gradients(modules, self.settings.grad_clip_norm))
         sound = self.team.all_true(norm.isfinite() & self._losses.isfinite())
         step_if(self.optimizer, sound)
+        self.batches.prepare(self.settings.batch)
         self.step += 1
         self.ema.update(self.energy, self.step)
         self._nonfinite += ~sound
@@ -269,6 +270,7 @@ class Session:
             "rollbacks": self.rollbacks,
             "health": self.health,
             "log_size": log_size,
+            "device": self.device.type,
             "recipe": dict(self.recipe),
         }
         return Checkpoint(self.step, tensors, state)
@@ -281,7 +283,7 @@ class Session:
         restore_optimizer(self.optimizer, tensors["optimizer"])
         if self.partner is not None:
             load_full_state_dict(self.partner, tensors["partner"])
-        self._restore_generators(tensors["generators"], state["processes"], checkpoint.step)
+        self._restore_generators(checkpoint)
         if self.buffer is not None:
             rows = self.team.shard(len(tensors["chains"]["x"]))
             self.buffer.load_state_dict(
@@ -295,18 +297,30 @@ class Session:
         self.health, self.step = state["health"], checkpoint.step
         self._begin_row()
 
-    def _restore_generators(self, states: dict[str, Tensor], processes: int, step: int) -> None:
-        """Restore each process's own generators if there are as many processes as there were, else
-        make new ones from seed, step, rank and number.
+    def continues_draws(self, checkpoint: Checkpoint) -> bool:
+        """Tell whether the generators of a checkpoint are those of this session: of as many
+        processes, on a device of the same kind.
         """
+        made = checkpoint.state.get("device")
+        if made is None:  # older versions do not say where; the length of a state tells
+            found = checkpoint.tensors["generators"].get("chains", torch.empty(0))
+            made = STATE_BYTES.get(found.numel(), self.device.type)
+        same_team: bool = checkpoint.state["processes"] == self.team.size
+        return same_team and made == self.device.type
+
+    def _restore_generators(self, checkpoint: Checkpoint) -> None:
+        """Restore each process's own generators where they go on, else make new ones from seed,
+        step, rank and number.
+        """
+        states, same = checkpoint.tensors["generators"], self.continues_draws(checkpoint)
         for offset, (name, generator) in enumerate(self.generators.items(), start=1):
-            if processes == self.team.size:
+            if same:
                 generator.set_state(
                     states[name if self.team.is_main else f"{name}.{self.team.rank}"]
                 )
             else:
                 anew = self.team.make_generator(
-                    int(self.recipe["seed"]), offset, self.device, step + 1
+                    int(self.recipe["seed"]), offset, self.device, checkpoint.step + 1
                 )
                 generator.set_state(anew.get_state())
 

@@ -38,6 +38,11 @@ def wrap_step(step: nn.Module, sharding: str, members: Team, device: torch.devic
     """
     if members.size == 1:
         return step
+    if device.type not in ("cpu", "cuda", "xpu"):
+        raise ValueError(
+            f"{members.size} processes run on {device.type}; torch adds up their gradients on CPU, "
+            "CUDA and XPU devices; set training.device = 'cpu', or run one process"
+        )
     if sharding == "ddp":
         with warnings.catch_warnings():
             # the newest torch has another name for it

@@ -100,7 +100,8 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
             if layer == len(sessions):
                 sessions.append(self._open_session(None if first else layer, data, hidden))
             session = sessions[layer]
-            session.data, session.batches = data, Batches(data.train, seed=session.step)
+            session.data = data
+            session.batches = Batches(data.train, seed=session.step, device=session.device)
             session.settings = replace(session.settings, batch=max(len(x), 2))
             session.advance()
             data = hidden_data(session.ema.module, data, self._seed)

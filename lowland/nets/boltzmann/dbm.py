@@ -13,7 +13,7 @@ gives a lower bound of log p(v).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ from lowland.nets.boltzmann.units import coins
 from lowland.nets.class_energy import condition_for
 from lowland.registry import Plain, register
 from lowland.scalars import read_integer, read_number
+
+Climb = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 class MeanField(NamedTuple):
@@ -116,15 +118,34 @@ class DBM(Energy):
         down, up = weight[size:], weight[size:].t().contiguous()
         seen = product(x.flatten(1), weight[:size], dtype).add_(self.machine.hidden_bias)
         second = self.machine.visible_offset[size:].repeat(len(x), 1)
+
+        def climb(second: Tensor, seen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            below = torch.sigmoid(product(second, down, dtype).add_(seen))
+            above = torch.sigmoid(product(below, up, dtype).add_(bias))
+            return below, above, (above - second).abs().amax(1) > self.tolerance
+
+        if x.device.type != "cpu":
+            return self._climb_all(climb, second, seen)
         first, moving = torch.empty_like(seen), torch.arange(len(x), device=x.device)
         for _ in range(self.iterations):
-            below = torch.sigmoid(product(second[moving], down, dtype).add_(seen[moving]))
-            above = torch.sigmoid(product(below, up, dtype).add_(bias))
-            far = (above - second[moving]).abs().amax(1) > self.tolerance
+            below, above, far = climb(second[moving], seen[moving])
             first[moving], second[moving] = below, above
             moving = moving[far]
             if not len(moving):
                 break
+        return MeanField(first, second)
+
+    def _climb_all(self, climb: Climb, second: Tensor, seen: Tensor) -> MeanField:
+        """Make all iterations with all rows, and leave alone those that have stopped: to know which
+        these are, the program would have to wait for the device.
+        """
+        first = torch.empty_like(seen)
+        moving = torch.ones(len(seen), 1, dtype=torch.bool, device=seen.device)
+        for _ in range(self.iterations):
+            below, above, far = climb(second, seen)
+            first = torch.where(moving, below, first)
+            second = torch.where(moving, above, second)
+            moving = moving & far.unsqueeze(1)
         return MeanField(first, second)
 
     def impute(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
