@@ -101,6 +101,7 @@ ALLOWED: dict[str, set[str]] = {
         "nets.noise_models",
         "targets.bases",
         "registry",
+        "devices",
         "domain",
         "scalars",
         "transfer",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lowland.devices import has_float64, to_float64
 from lowland.domain import Domain, real
 from lowland.energy import ConditionLike, Energy
 from lowland.energy.scales import measure_columns
@@ -68,7 +69,7 @@ class Truncated(Energy):
         self.register_buffer("width", deviation.clamp(min=(domain.hi - domain.lo) / 100))
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
-        width, (low, high) = self.width.to(x.dtype), self._walls(x.dtype)
+        width, (low, high) = self.width.to(x.dtype), (wall.to(x) for wall in self._walls())
         each = (
             0.5 * ((x - self.centre.to(x.dtype)) / width).square()
             + width.log()
@@ -82,29 +83,26 @@ class Truncated(Energy):
         self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
-        low, high = self._walls(torch.float64)
-        u = torch.rand(
-            count,
-            *self.centre.shape,
-            generator=generator,
-            device=self.centre.device,
-            dtype=torch.float64,
-        )
-        z = torch.special.ndtri(low + (high - low) * u)
+        (low, high), device = self._walls(), self.centre.device
+        kind = torch.float64 if has_float64(device) else torch.float32
+        shape = (count, *self.centre.shape)
+        u = torch.rand(shape, generator=generator, device=device, dtype=kind).to(low)
+        z = torch.special.ndtri(low + (high - low) * u).to(device, kind)
         return (
             (self.centre + self.width * z)
             .clamp(self.domain.lo, self.domain.hi)
             .to(dtype or self.centre.dtype)
         )
 
-    def _walls(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the probabilities (*event) of lying below the lower and below the upper wall."""
-        ends = [
-            (wall - self.centre.double()) / self.width.double()
-            for wall in (self.domain.lo, self.domain.hi)
-        ]
-        low, high = (torch.special.ndtr(end) for end in ends)
-        return low.to(dtype), high.to(dtype)
+    def _walls(self) -> tuple[Tensor, Tensor]:
+        """Return the probabilities (*event) of lying below the lower and below the upper wall, in
+        float64.
+        """
+        centre, width = to_float64(self.centre), to_float64(self.width)
+        low, high = (
+            torch.special.ndtr((wall - centre) / width) for wall in (self.domain.lo, self.domain.hi)
+        )
+        return low, high
 
 
 class FlowNoise(Energy):

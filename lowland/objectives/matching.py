@@ -24,6 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import Energy
 from lowland.energy.gradient import differentiate_values
 from lowland.objectives.contrastive import buffer_terms, chain_terms, contrast
@@ -67,10 +68,11 @@ def match_batch(noise: Tensor, x: Tensor, labels: Tensor | None = None) -> Tenso
     """
     from scipy.optimize import linear_sum_assignment
 
-    a, b = x.flatten(1).double(), noise.flatten(1).double()
+    a, b = to_float64(x.flatten(1)), to_float64(noise.flatten(1))
     costs = torch.cdist(a - b.mean(0), b - b.mean(0)).square()  # products far out lose digits
     if labels is not None:
-        costs = costs + (labels.unsqueeze(1) != labels) * (1e3 * (1 + costs.max()))
+        other = (labels.unsqueeze(1) != labels).to(costs.device)
+        costs = costs + other * (1e3 * (1 + costs.max()))
     _, order = linear_sum_assignment(costs.cpu().numpy())
     return noise[torch.as_tensor(order, device=noise.device)]
 

@@ -43,7 +43,7 @@ def build_objective(values: Plain, settings: Training, team: Team) -> Objective:
 def build_energy(values: Plain, settings: Training, data: Dataset, seed: int) -> Energy:
     """Build the energy for the data's domain, and initialise it from the training part."""
     with torch.random.fork_rng(devices=[]), build_in_float32():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # a GPU keeps its own draws
         domain = data.domain.widen(settings.box_margin)
         made: Energy = build("energy", {**values, "domain": domain})
     init = learner_of(made).init_from_data
@@ -65,7 +65,7 @@ def build_partner(
     x = data.train.x[:PARTNER_ROWS].to(device)
     x = perturb_examples(x, data, settings, energy.domain, generator)
     with torch.random.fork_rng(devices=[]), build_in_float32():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # a GPU keeps its own draws
         partner = objective.make_partner(energy, x)
     if partner is not None:
         partner.to(device)

@@ -118,13 +118,8 @@ def peak_mb(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-<<<<<<< HEAD
-    return peak_bytes() / 2**20
-=======
     if device.type == "xpu":
         return torch.xpu.max_memory_allocated(device) / 2**20
     if device.type == "mps":
         return torch.mps.driver_allocated_memory() / 2**20
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
->>>>>>> 1dd104c (Send batches ahead from pinned memory, and wait for no device in an update)
+    return peak_bytes() / 2**20

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
+import torch
+
 from lowland.objectives.ranges import (
     COUNT,
     POSITIVE,
@@ -24,10 +26,15 @@ from lowland.scalars import read_integer, read_number
 Plain = Mapping[str, Any]  # values of a recipe, or of a section of it
 Row = dict[str, Any]  # one line of the log
 MAX_THREADS = 1024  # more end the process without a word
-DEVICE = Range(
-    "'auto', 'cpu', 'cuda', 'cuda:1' and so on, or 'mps'",
-    lambda name: re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", str(name)) is not None,
-)
+
+
+def _names_device(name: object) -> bool:
+    """Tell whether a name can be that of a device: of torch's, or of a backend registered there."""
+    kinds = f"cuda|xpu|{re.escape(torch._C._get_privateuse1_backend_name())}"
+    return re.fullmatch(rf"auto|cpu|mps|({kinds})(:\d{{1,3}})?", str(name)) is not None
+
+
+DEVICE = Range("'auto', 'cpu', 'cuda', 'cuda:1' and so on, 'xpu' or 'mps'", _names_device)
 BELOW_ONE = Range("in [0, 1)", lambda value: 0 <= value < 1)
 RISING = Range(
     "rising sides of images",

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from lowland.devices import to_float64
 from lowland.domain import Domain, binary
 from lowland.energy import ConditionLike, Energy, Gibbs, Latent, Learner
 from lowland.energy.sizes import check_memory, read_sizes
@@ -248,7 +249,7 @@ class DBN(Energy):
 
     def variational_bound(self, x: Tensor, generator: torch.Generator, draws: int = 10) -> Bound:
         """Estimate b = E_q[−E(v, h) − log q(h | v)], (B,), of data x: log p(v) ≥ b − log Z."""
-        found = self.log_weights(x, draws, generator).double()
+        found = to_float64(self.log_weights(x, draws, generator))
         return Bound(found.mean(0), found.std(0, correction=int(draws > 1)) / math.sqrt(draws))
 
     # ---- training --------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from lowland.devices import has_float64, to_float64
+
 HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
@@ -94,8 +96,10 @@ class Rectified:
         return z + math.sqrt(2 / math.pi) / torch.special.erfcx(-z.clamp(max=12.0) / math.sqrt(2))
 
     def draw(self, z: Tensor, generator: torch.Generator) -> Tensor:
-        u = torch.rand(z.shape, generator=generator, device=z.device, dtype=torch.float64)
-        return _cut_normal(z.double(), u.clamp_min(1e-300)).to(z.dtype)
+        exact = has_float64(z.device)
+        kind, least = (torch.float64, 1e-300) if exact else (torch.float32, 2.0**-25)
+        u = torch.rand(z.shape, generator=generator, device=z.device, dtype=kind)
+        return _cut_normal(to_float64(z), to_float64(u).clamp_min(least)).to(z)
 
     def base(self, h: Tensor) -> Tensor:
         return 0.5 * h.square()
