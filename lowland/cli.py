@@ -4,8 +4,8 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from functools import wraps
 from shutil import get_terminal_size
 from textwrap import fill
@@ -147,9 +147,22 @@ def overview() -> str:
     width = max(MIN_COLUMNS, min(get_terminal_size().columns, 100))
     lines = [f"usage: {PROGRAM} COMMAND ...", "", "Energy-based models that people can trust.", ""]
     for name, command in COMMANDS.items():
-        about = " ".join((command.__doc__ or "").partition("\n\n")[0].split())
+        about = " ".join(read_docstring(command).partition("\n\n")[0].split())
         lines.append(fill(f"  {name:13}{about}", width, subsequent_indent=" " * 15))
     return "\n".join([*lines, "", f"`{PROGRAM} COMMAND --help` lists the options of a command."])
+
+
+def read_docstring(command: Callable[..., object]) -> str:
+    """Return the docstring of a command, from its source where Python threw it away (-OO)."""
+    if command.__doc__ is None:
+        import ast
+        import inspect
+
+        with suppress(OSError):
+            found = ast.parse(inspect.getsource(command)).body[0]
+            if isinstance(found, ast.FunctionDef):
+                return ast.get_docstring(found) or ""
+    return command.__doc__ or ""
 
 
 def call(arguments: list[str]) -> object:
@@ -163,6 +176,7 @@ def call(arguments: list[str]) -> object:
         hint = suggest(name, COMMANDS, f"`{PROGRAM} --help` lists them")
         raise ValueError(f"there is no command {name!r}; {hint}")
     command = COMMANDS[name]
+    command.__doc__ = read_docstring(command)
     terminals = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, Terminal)]
 
     @wraps(command)

@@ -40,7 +40,11 @@ def register(kind: str) -> Callable[[type[T]], type[T]]:
     """
 
     def add(cls: type[T]) -> type[T]:
-        assert cls.__name__ not in _classes[kind], f"{kind} {cls.__name__} is registered twice"
+        if cls.__name__ in _classes[kind]:
+            raise ValueError(
+                f"{kind} {cls.__name__} is registered already; a name means one class; choose "
+                "another name"
+            )
         _classes[kind][cls.__name__] = cls
         return cls
 

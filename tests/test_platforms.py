@@ -42,11 +42,13 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="it reads /proc")
+@pytest.mark.parametrize("options", [[], pytest.param(["-OO"], marks=pytest.mark.slow)], ids=str)
 def test_commands_work_in_a_python_that_lacks_what_windows_lacks(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    options: list[str], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    script = HERE / "platforms" / "windows.py"
     done = subprocess.run(
-        [sys.executable, "-X", "warn_default_encoding", str(HERE / "platforms" / "windows.py")],
+        [sys.executable, *options, "-X", "warn_default_encoding", str(script)],
         cwd=tmp_path,
         env=environment(tmp_path_factory.mktemp("matplotlib"), PYTHONIOENCODING="cp1252"),
         capture_output=True,
@@ -80,6 +82,26 @@ def test_no_name_that_only_unix_has_is_taken_for_granted() -> None:
     assert not found
     assert find_unix(ast.parse("import fcntl").body[0]) == {"fcntl"}  # the test sees something
     assert find_unix(ast.parse("os.kill", mode="eval").body) == {"kill"}
+
+
+def narrows_a_type(test: ast.expr) -> bool:
+    """Tell whether a condition says no more than what type a value has."""
+    if isinstance(test, ast.BoolOp):
+        return all(map(narrows_a_type, test.values))
+    called = isinstance(test, ast.Call) and ast.unparse(test.func) == "isinstance"
+    return called or (isinstance(test, ast.Compare) and isinstance(test.ops[0], ast.IsNot))
+
+
+def test_nothing_but_types_is_asserted() -> None:
+    """`python -O` leaves `assert` out: what it means must be said by an error."""
+    found = [
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Assert) and not narrows_a_type(node.test)
+    ]
+    assert not found
+    assert not narrows_a_type(ast.parse("x > 0", mode="eval").body)
 
 
 def test_no_text_file_is_opened_in_the_encoding_of_the_locale() -> None:

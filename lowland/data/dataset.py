@@ -116,12 +116,16 @@ def random_split(whole: Split, sizes: Sequence[int], seed: int) -> list[Split]:
     """Return disjoint splits of the given sizes, cut from one seeded permutation.
 
     The permutation is the same on every machine. Examples keep its order, so the first N of a split
-    are a fair sample of it.
+    are a fair sample of it. Raises ValueError if the sizes add up to more than there are.
 
     >>> [len(split) for split in random_split(Split(torch.arange(10.0)), (7, 2, 1), seed=0)]
     [7, 2, 1]
     """
-    assert sum(sizes) <= len(whole), "more examples asked for than there are"
+    if sum(sizes) > len(whole):
+        raise ValueError(
+            f"splits of {', '.join(map(str, sizes))} examples were asked for; there are "
+            f"{len(whole)}; ask for fewer"
+        )
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))
     return [whole.take(index) for index in torch.split(order[: sum(sizes)], list(sizes))]
 
@@ -133,7 +137,11 @@ def scale_to_unit(split: Split, num_gray_levels: int | None) -> Split:
     x = split.x.to(torch.float32)
     if split.x.is_floating_point():
         return Split(x, split.y)
-    assert num_gray_levels is not None, "whole numbers need the number of grey levels"
+    if num_gray_levels is None:
+        raise ValueError(
+            "examples of whole numbers came without a number of grey levels; it says which value "
+            "is white; give num_gray_levels, or examples of floats"
+        )
     return Split(x / (num_gray_levels - 1), split.y)
 
 

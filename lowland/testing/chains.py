@@ -78,9 +78,11 @@ def stationary(
     sampler = fit_metric(sampler, x[0].numel())
     if not has_replicas(sampler):
         return Chains(sampler, target.energy, x, generator)
-    assert target.hot is not None, (
-        "parallel tempering needs draws of the target at other temperatures"
-    )
+    if target.hot is None:
+        raise ValueError(
+            "the target came without draws at other temperatures; parallel tempering starts its "
+            "replicas from them; give the target hot(temperature, count, generator, dtype)"
+        )
     others = [target.hot(t, count, generator, dtype) for t in sampler.temperatures[1:]]
     energy = Tempered(target.energy, sampler.betas(x), count)
     state = sampler.init(target.energy, x)._replace(

@@ -17,6 +17,7 @@ from lowland.samplers import Sampler, run_chains, sample
 from lowland.samplers.kernel import HasStepSize, per_row
 from lowland.samplers.tempering import ParallelTempering
 from lowland.testing.chains import has_replicas, seeded
+from lowland.testing.requirements import require
 
 CLASSES, SITES = 3, 4
 
@@ -72,13 +73,13 @@ def repeats(sampler: Sampler, kind: str = "real") -> None:
     before = torch.get_rng_state()
     ten = sample(energy, sampler, x, 10, generator=seeded(7), thin=1)
     again = sample(energy, sampler, x, 10, generator=seeded(7), thin=1)
-    assert torch.equal(ten.draws, again.draws), "the same generator gave other bits"
-    assert torch.equal(before, torch.get_rng_state()), "the global generator was used"
+    require(torch.equal(ten.draws, again.draws), "the same generator gave other bits")
+    require(torch.equal(before, torch.get_rng_state()), "the global generator was used")
     g = seeded(7)
     half = sample(energy, sampler, x, 5, generator=g)
     rest = sample(energy, sampler, half.x, 5, generator=g, state=half.state)
     for a, b in zip(parts(ten.state), parts(rest.state), strict=True):
-        assert torch.equal(a, b), "five steps and five more are not ten"
+        require(torch.equal(a, b), "five steps and five more are not ten")
     torch.testing.assert_close((5 * half.acceptance + 5 * rest.acceptance) / 10, ten.acceptance)
 
 
@@ -88,23 +89,27 @@ def gradients_as_declared(sampler: Sampler, kind: str = "real") -> None:
     x = energy.domain.draw(chains, seeded())
     state = sampler.init(energy, x)
     started = sampler.num_init_grad_evals * chains
-    assert energy.rows_paid == started, f"init paid for {energy.rows_paid} rows, {started} declared"
+    require(
+        energy.rows_paid == started, f"init paid for {energy.rows_paid} rows, {started} declared"
+    )
     g, declared, energy.rows_paid = seeded(), 0.0, 0
     for _ in range(4):
         state, info = sampler.step(energy, state, g)
         declared += sampler.num_grad_evals * chains + (
             0 if info.num_grad_evals is None else info.num_grad_evals.sum().item()
         )
-    assert energy.rows_paid == declared, (
-        f"{energy.rows_paid} rows were paid for in 4 steps, {declared:g} declared"
+    require(
+        energy.rows_paid == declared,
+        f"{energy.rows_paid} rows were paid for in 4 steps, {declared:g} declared",
     )
     for start in (None, state):
         energy.rows_paid = 0
         trace = run_chains(
             energy, sampler, x if start is None else state.x, 5, generator=seeded(), state=start
         )
-        assert trace.num_grad_evals * chains == energy.rows_paid, (
-            "Trace.num_grad_evals is not what was paid"
+        require(
+            trace.num_grad_evals * chains == energy.rows_paid,
+            "Trace.num_grad_evals is not what was paid",
         )
 
 
@@ -119,8 +124,9 @@ def state_is_fresh(sampler: Sampler, kind: str = "real") -> None:
         if has_replicas(sampler):
             betas = sampler.betas(state.x).repeat_interleave(len(state.x))
             _is_fresh(energy, state.replicas, betas)
-            assert torch.equal(state.x, state.replicas.x[: len(state.x)]), (
-                "the cold chains are not the coldest replicas"
+            require(
+                torch.equal(state.x, state.replicas.x[: len(state.x)]),
+                "the cold chains are not the coldest replicas",
             )
 
 
@@ -155,11 +161,11 @@ def chains_are_separate(sampler: Sampler, kind: str = "real") -> None:
     near = energy.domain.draw(400, seeded(1))
     far = torch.cat([near[:200], energy.domain.elsewhere(near[200:])])
     a, b = (sample(energy, sampler, x, 6, generator=seeded(2), thin=1) for x in (near, far))
-    assert torch.equal(a.draws[:, :200], b.draws[:, :200]), "moving some chains moved others"
+    require(torch.equal(a.draws[:, :200], b.draws[:, :200]), "moving some chains moved others")
     if sampler.adjusted and isinstance(sampler, HasStepSize):
         big = sampler.replace(step_size=3 * sampler.step_size)
         wide = sample(energy, big, near, 6, generator=seeded(2)).acceptance
-        assert wide.min() < wide.max(), "all chains were accepted or refused together"
+        require(wide.min() < wide.max(), "all chains were accepted or refused together")
 
 
 HOLES: dict[str, Callable[[Tensor], Tensor]] = {  # energies that are not finite beyond x₀ = 1
@@ -207,24 +213,28 @@ def refuses_holes(sampler: Sampler, hole: str = "nan", kind: str = "real") -> No
         new, info = sampler.step(energy, state, g)
         single = sampler.num_replicas == 1
         one_proposal = single and info.num_grad_evals is None
-        assert not (one_proposal and (info.accepted & info.diverged).any()), (
-            "a divergence was accepted"
+        require(
+            not (one_proposal and (info.accepted & info.diverged).any()),
+            "a divergence was accepted",
         )
         for was, now in zip(state[:3], new[:3], strict=True) if single else ():
-            assert torch.equal(was[~info.accepted], now[~info.accepted]), "a refused chain moved"
-        assert all(part.isfinite().all() for part in parts(new)), (
-            "the state holds numbers that are not finite"
+            require(torch.equal(was[~info.accepted], now[~info.accepted]), "a refused chain moved")
+        require(
+            all(part.isfinite().all() for part in parts(new)),
+            "the state holds numbers that are not finite",
         )
-        assert energy_values(energy, new.x).isfinite().all(), (
-            "a chain entered the region where the energy is not finite"
+        require(
+            energy_values(energy, new.x).isfinite().all(),
+            "a chain entered the region where the energy is not finite",
         )
         state, counts = new, counts + info.diverged
-    assert counts.sum() > 0 or not sampler.num_init_grad_evals, (
-        "no proposal was counted as diverged"
+    require(
+        counts.sum() > 0 or not sampler.num_init_grad_evals, "no proposal was counted as diverged"
     )
     trace = sample(energy, sampler, x, 10, generator=seeded(3))
-    assert torch.equal(trace.diverged, counts) and torch.equal(trace.x, state.x), (
-        "`sample` counts otherwise"
+    require(
+        torch.equal(trace.diverged, counts) and torch.equal(trace.x, state.x),
+        "`sample` counts otherwise",
     )
 
 
@@ -240,8 +250,9 @@ def any_event_shape(
     x = energy.domain.draw(rows, seeded(), dtype=dtype)
     a = sample(energy, sampler, x, 3, generator=seeded(1))
     b = sample(flat, sampler, x.flatten(1), 3, generator=seeded(1))
-    assert a.x.shape == x.shape and a.x.dtype == dtype and a.acceptance.shape == (rows,), (
-        "the shape or dtype has changed"
+    require(
+        a.x.shape == x.shape and a.x.dtype == dtype and a.acceptance.shape == (rows,),
+        "the shape or dtype has changed",
     )
     torch.testing.assert_close(a.x.flatten(1), b.x)
     torch.testing.assert_close(a.state.energy, energy_values(energy, a.x))
@@ -253,8 +264,8 @@ def stays_in_its_box(sampler: Sampler) -> None:
     trace = sample(
         energy, sampler, energy.domain.draw(50, seeded()), 20, generator=seeded(), thin=1
     )
-    assert ((trace.draws >= 0) & (trace.draws <= 1)).all(), "a chain left the box"
-    assert trace.draws.std() > 0, "all chains are at one point"
+    require(((trace.draws >= 0) & (trace.draws <= 1)).all(), "a chain left the box")
+    require(trace.draws.std() > 0, "all chains are at one point")
 
 
 # ------------------------------------------------------------------------------- parallel tempering
@@ -281,12 +292,14 @@ def replicas_travel(sampler: ParallelTempering) -> None:
         if heading.get(at[-1]) == "up":
             heading[at[-1]] = "down"
     found = state.tempering
-    assert found.tried.tolist() == tried, (
-        f"swaps of each pair were tried {found.tried.tolist()} times, not {tried}"
+    require(
+        found.tried.tolist() == tried,
+        f"swaps of each pair were tried {found.tried.tolist()} times, not {tried}",
     )
     torch.testing.assert_close(
         found.accepted, found.tried, msg="swaps between equal energies were refused"
     )
-    assert trips > 0 and found.round_trips.tolist() == [trips] * size, (
-        f"round trips are {found.round_trips.tolist()}, not {trips}"
+    require(
+        trips > 0 and found.round_trips.tolist() == [trips] * size,
+        f"round trips are {found.round_trips.tolist()}, not {trips}",
     )

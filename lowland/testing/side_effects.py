@@ -15,6 +15,7 @@ from lowland.energy import Energy, Gibbs
 from lowland.samplers import Sampler, sample
 from lowland.testing.chains import seeded
 from lowland.testing.exact_checks import CLASSES, SITES, domain_of, parts
+from lowland.testing.requirements import require
 
 
 def unsettle(module: nn.Module) -> None:
@@ -41,26 +42,31 @@ def no_trace(module: nn.Module, *, buffers: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        assert modes == {name: part.training for name, part in module.named_modules()}, (
-            "a mode changed"
+        require(
+            modes == {name: part.training for name, part in module.named_modules()},
+            "a mode changed",
         )
-        assert wanted == {name: p.requires_grad for name, p in module.named_parameters()}, (
-            "requires_grad changed"
+        require(
+            wanted == {name: p.requires_grad for name, p in module.named_parameters()},
+            "requires_grad changed",
         )
         for name, p in module.named_parameters():
-            assert p is tensors[name][0] and torch.equal(p.detach(), tensors[name][1]), (
-                f"weight {name} changed"
+            require(
+                p is tensors[name][0] and torch.equal(p.detach(), tensors[name][1]),
+                f"weight {name} changed",
             )
             was, copied = grads[name]
-            assert p.grad is was, f"the gradient of {name} was replaced"
-            assert was is None or copied is None or torch.equal(was, copied), (
-                f"the gradient of {name} changed"
+            require(p.grad is was, f"the gradient of {name} was replaced")
+            require(
+                was is None or copied is None or torch.equal(was, copied),
+                f"the gradient of {name} changed",
             )
-        assert not buffers or {n for n, _ in module.named_buffers()} == set(held), (
-            "buffers came or went"
+        require(
+            not buffers or {n for n, _ in module.named_buffers()} == set(held),
+            "buffers came or went",
         )
         for name, b in module.named_buffers() if buffers else ():
-            assert b is held[name][0] and torch.equal(b, held[name][1]), f"buffer {name} changed"
+            require(b is held[name][0] and torch.equal(b, held[name][1]), f"buffer {name} changed")
 
 
 class Probe(Energy):
@@ -108,12 +114,13 @@ def sampling_leaves_no_trace(sampler: Sampler, kind: str = "real") -> None:
     with no_trace(probe):
         trace = sample(probe, sampler, x, 4, generator=seeded(1))
     still = copy.deepcopy(probe).eval()
-    assert torch.equal(trace.x, sample(still, sampler, x, 4, generator=seeded(1)).x), (
-        "another function was sampled"
+    require(
+        torch.equal(trace.x, sample(still, sampler, x, 4, generator=seeded(1)).x),
+        "another function was sampled",
     )
     torch.testing.assert_close(trace.state.energy, still(trace.x).detach())
-    assert not any(part.requires_grad for part in parts(trace.state)), "the state holds a graph"
+    require(not any(part.requires_grad for part in parts(trace.state)), "the state holds a graph")
     probe.calls, probe.fuse = 0, 6
     with no_trace(probe), suppress(ArithmeticError):
         sample(probe, sampler, x, 20, generator=seeded())
-    assert probe.calls > probe.fuse, "the fuse did not blow"
+    require(probe.calls > probe.fuse, "the fuse did not blow")

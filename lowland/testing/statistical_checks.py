@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lowland.energy import energy_values
 from lowland.testing.chains import AnySampler, Chains, seeded, stationary, z_scores
+from lowland.testing.requirements import require
 from lowland.testing.targets import CONTINUOUS_TARGETS, Target
 
 QUANTILES = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.98, 0.995)
@@ -53,12 +54,13 @@ def stationarity(
         chains = stationary(sampler, target, count, g, dtype)
         x, y = chains.x, chains.walk(steps)
         moved = (y != x).flatten(1).any(1).double().mean().item()
-        assert moved > 0.3, (
-            f"{moved:.0%} of the chains moved in {steps} steps: chains at rest prove nothing"
+        require(
+            moved > 0.3,
+            f"{moved:.0%} of the chains moved in {steps} steps: chains at rest prove nothing",
         )
-        assert torch.isfinite(y).all(), "chains ended at points that are not finite"
+        require(torch.isfinite(y).all(), "chains ended at points that are not finite")
         values = energy_values(target.energy, y)
-        assert torch.isfinite(values).all(), "chains ended where the energy is not finite"
+        require(torch.isfinite(values).all(), "chains ended where the energy is not finite")
         difference = _features(y, values, cuts) - _features(
             x, energy_values(target.energy, x), cuts
         )
@@ -138,7 +140,7 @@ def enumeration(
     base = (target.energy.domain.classes or 2) ** torch.arange(y[0].numel())
     codes = [(x.flatten(1).long() * base).sum(1) for x in (target.states, y)]
     counts = torch.bincount(codes[1], minlength=int(codes[0].max()) + 1)
-    assert counts[codes[0]].sum() == count, "chains ended at states outside the support"
+    require(counts[codes[0]].sum() == count, "chains ended at states outside the support")
     return distance(counts[codes[0]].double(), target.probabilities())
 
 
@@ -160,6 +162,6 @@ def walls(
         [0, 0.01, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99, 1.0], dtype=torch.float64
     )
     p = (torch.expm1(-2 * edges) / math.expm1(-2)).diff()
-    assert ((y >= 0) & (y <= 1)).all(), "chains left the box"
+    require(((y >= 0) & (y <= 1)).all(), "chains left the box")
     counts = torch.stack([((y >= a) & (y < b)).sum() for a, b in pairwise(edges)])
     return ((counts - count * p) / (count * p * (1 - p)).sqrt()).abs().max().item()

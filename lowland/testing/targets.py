@@ -41,7 +41,11 @@ class Target(NamedTuple):
 
     def probabilities(self, temperature: float = 1.0) -> Tensor:
         """Return the probability of every state (S,), float64."""
-        assert self.states is not None
+        if self.states is None:
+            raise ValueError(
+                "the target came without its states; probabilities are those of a discrete target; "
+                "give every state (S, *event)"
+            )
         return (-energy_values(self.energy, self.states.double()) / temperature).softmax(0)
 
 

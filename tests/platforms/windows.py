@@ -1,10 +1,11 @@
 """Use lowland in a Python that lacks what Windows lacks, and refuses what Windows refuses.
 
 Started by `tests/test_platforms.py` in a process of its own, in an empty folder, without HOME, in
-an ASCII locale. What is simulated: modules and names of Unix that are not there; `msvcrt.locking`;
-folders that cannot be opened; `fsync` of what was opened for reading; files that cannot be renamed,
-replaced or removed, and folders that cannot be renamed, while something in them is open; signal 0,
-which is Ctrl-C there. Not simulated: backslashes, drive letters, names without case.
+an ASCII locale, once more without `assert` and docstrings (`python -OO`). What is simulated:
+modules and names of Unix that are not there; `msvcrt.locking`; folders that cannot be opened;
+`fsync` of what was opened for reading; files that cannot be renamed, replaced or removed, and
+folders that cannot be renamed, while something in them is open; signal 0, which is Ctrl-C there.
+Not simulated: backslashes, drive letters, names without case.
 """
 
 import builtins
@@ -16,12 +17,11 @@ import os
 import pkgutil
 import shutil
 import signal
-import stat
 import sys
 import types
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,12 @@ class Blocker:
         """Raise ModuleNotFoundError for modules that Windows lacks."""
         if name in GONE:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def require(held: bool, message: str) -> None:
+    """Raise AssertionError unless something held; `assert` means nothing under -OO."""
+    if not held:
+        raise AssertionError(message)
 
 
 def open_paths() -> list[Path]:
@@ -79,7 +85,7 @@ def guard(call: Callable[..., Any], count: int) -> Callable[..., Any]:
 
 def lock_byte(handle: int, mode: int, count: int) -> None:
     """Lock or free a byte as `msvcrt.locking` does, which refuses by EACCES."""
-    assert count == 1 and os.lseek(handle, 0, os.SEEK_CUR) > 1 << 20, "read by nobody"
+    require(count == 1 and os.lseek(handle, 0, os.SEEK_CUR) > 1 << 20, "a byte that is read")
     if mode == 0:
         flock(handle, fcntl.LOCK_UN)
         return
@@ -154,7 +160,7 @@ def lock_twice(run: Path) -> None:
             with Run(run).lock():
                 raise AssertionError("a run was locked twice")
         except RunError as error:
-            assert "another process" in str(error)
+            require("another process" in str(error), str(error))
         shutil.copytree(run, run.with_name("copy"))  # a locked file can be read
     with Run(run).lock():
         pass
@@ -175,12 +181,24 @@ def use_commands() -> None:
     main(["sample", "run", "--count", "300", "--out", "drawn.npz", "--quiet", "--force"])
     main(["energy", "run", "drawn.npz", "--out", "energies.csv"])
     main(["doctor"])
-    with suppress(SystemExit):
+    said = io.StringIO()
+    with suppress(SystemExit), redirect_stdout(said):
         main(["train", "--help"])
+    require("Train a recipe" in said.getvalue() and "No progress" in said.getvalue(), "no help")
     left = sorted(path.name for path in Path().iterdir())
-    assert left == ["copy", "drawn.npz", "energies.csv", "run"], left
-    assert not [path for path in Path("run").iterdir() if path.name.startswith(".lowland")]
-    assert b"\r" not in Path("energies.csv").read_bytes()
+    require(left == ["copy", "drawn.npz", "energies.csv", "run"], str(left))
+    private = [path for path in Path("run").iterdir() if path.name.startswith(".lowland")]
+    require(not private, str(private))
+    require(b"\r" not in Path("energies.csv").read_bytes(), "lines end as on Windows")
+
+
+def prove_samplers() -> None:
+    """The test bench has teeth without `assert`."""
+    from lowland.testing import MUTANTS
+
+    names = ("gradients as declared", "repeats", "refuses holes, nan")
+    for mutant in (one for one in MUTANTS if one.seen_by in names):
+        require(mutant.is_fair() and mutant.is_caught(), mutant.bug)
 
 
 def refuse_names() -> None:
@@ -192,21 +210,20 @@ def refuse_names() -> None:
             write_bytes(Path(name), b"")
             raise AssertionError(f"{name} was written")
         except ValueError as error:
-            assert "choose another" in str(error)
+            require("choose another" in str(error), str(error))
     Path("victim").write_bytes(b"precious")
     Path("link").symlink_to("victim")
     try:
         append_bytes(Path("link"), b"more")
         raise AssertionError("a link was followed")
     except ValueError as error:
-        assert "symbolic link" in str(error)
+        require("symbolic link" in str(error), str(error))
     with Path("held").open("wb"):
         try:
             write_bytes(Path("held"), b"new")
             raise AssertionError("an open file was replaced")
         except PermissionError as error:
-            assert "another program" in str(error)
-    assert stat.S_ISREG(os.lstat("held").st_mode)
+            require("another program" in str(error), str(error))
 
 
 if __name__ == "__main__":
@@ -219,4 +236,5 @@ if __name__ == "__main__":
     import_everything()
     use_commands()
     refuse_names()
+    prove_samplers()
     print("it works on Windows")
