@@ -35,6 +35,7 @@ from lowland.systems import (
 )
 
 _WRITER = ".writer"  # the file in a private folder that its process holds locked
+_OLD_NAME = ".old"  # end of the name of a folder that is being replaced
 _OLD = 3600.0  # seconds after which a private folder without that file was left behind
 _MODE = 0o777 if WINDOWS else 0o700  # there it would stay with the file that is moved away
 _PRIVATE = re.compile(r"\.lowland-(\d+)-[0-9a-f]{16}")
@@ -177,9 +178,15 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the private folders that processes left in a folder when they were killed."""
-    for path in folder.iterdir():
+    """Remove the private folders that processes left in a folder when they were killed; a folder
+    that was about to be replaced is put back first.
+    """
+    for path in [*folder.iterdir()]:
         if is_private(path.name) and not path.is_symlink() and path.is_dir() and not _lives(path):
+            for old in path.glob(f"*{_OLD_NAME}"):
+                with suppress(OSError):
+                    if not os.path.lexists(folder / old.name.removesuffix(_OLD_NAME)):
+                        replace_path(old, folder / old.name.removesuffix(_OLD_NAME))
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -218,7 +225,7 @@ def _put(aside: Path, target: Path) -> None:
         return
     if not aside.is_dir():
         raise _refuse(target, stat.S_IFDIR)
-    old = aside.with_name(f"{target.name}.old")
+    old = aside.with_name(target.name + _OLD_NAME)
     replace_path(target, old)
     try:
         replace_path(aside, target)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from lowland.atomic import (
     check_writable,
     cut_file,
     remove_folder,
+    remove_leftovers,
     write_aside,
     write_bytes,
 )
@@ -121,6 +123,37 @@ def test_a_folder_goes_whole_and_a_link_to_one_does_not(tmp_path: Path) -> None:
     assert (folder / "inner").is_dir()
     remove_folder(folder)
     assert not folder.exists()
+
+
+def test_a_folder_that_was_being_replaced_at_a_kill_is_put_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def fill(text: bytes) -> None:
+        with write_aside(tmp_path / "folder") as aside:
+            aside.mkdir()
+            (aside / "inner").write_bytes(text)
+
+    def die(*_: object, **__: object) -> None:
+        raise KilledError
+
+    fill(b"old")
+    replaced, real = [], Path.replace
+    monkeypatch.setattr(
+        Path,
+        "replace",
+        lambda path, to: die() if replaced else replaced.append(path) or real(path, to),
+    )
+    monkeypatch.setattr(shutil, "rmtree", die)
+    with pytest.raises(KilledError):
+        fill(b"new")
+    monkeypatch.undo()
+    assert not (tmp_path / "folder").exists()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    assert (tmp_path / "folder/inner").read_bytes() == b"old"
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
