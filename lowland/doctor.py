@@ -5,6 +5,7 @@ import platform
 from importlib.util import find_spec
 from pathlib import Path
 
+from lowland.extras import EXTRAS
 from lowland.run import versions
 
 IDX = tuple(
@@ -16,7 +17,6 @@ FILES = {  # of each set that is read from a folder of its name
     "cifar10": ("cifar-10-binary.tar.gz",),
     "cifar10-jpeg": ("train.parquet", "test.parquet"),
 }
-EXTRAS = {"pyarrow": ("Parquet files (cifar10-jpeg)", "pip install 'lowland[parquet]'")}
 
 
 def examine(root: str | Path | None = None) -> str:
@@ -87,9 +87,9 @@ def _holds_bytes(path: Path) -> bool:
 
 def _extras() -> list[str]:
     lines = []
-    for package, (what, how) in EXTRAS.items():
-        state = f"missing: {what}; {how}"
+    for package, extra in EXTRAS.items():
+        state = f"missing: {extra.use}; {extra.command}"
         if find_spec(package):
-            state = f"installed: {what}"
-        lines.append(f"  {package:10} {state}")
+            state = f"installed: {extra.use}"
+        lines.append(f"  {extra.library:12} {state}")
     return lines

@@ -2,10 +2,8 @@
 
 import copy
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,6 @@ from lowland.domain import binary, box, categorical, real
 from lowland.energy import Energy, Function
 from lowland.energy.scales import measure_columns
 from lowland.energy.sizes import MAX_LAYERS
-from lowland.interop.adapters import import_library
 from lowland.nets import DBM, DBN, MLP, RBM
 from lowland.registry import parameters, registered
 from lowland.samplers import BlockGibbs
@@ -455,21 +452,6 @@ def test_a_number_that_was_typed_in_is_not_certified() -> None:
 
 
 # ------------------------------------------------------------------ adapters
-
-
-def test_a_library_that_is_there_but_broken_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ImportError, match=r"is not installed; .*; run pip install"):
-        import_library("no_such_library_anywhere", "nothing", "to_x needs it", "nothing")
-
-    class Broken:
-        def find_spec(self, name: str, *_: object) -> ModuleType | None:
-            if name == "broken_library":
-                raise RuntimeError("compiled against another version")
-            return None
-
-    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    with pytest.raises(ImportError, match=r"is installed but .*RuntimeError: compiled.*; .*; mend"):
-        import_library("broken_library", "broken", "to_x needs it", "broken")
 
 
 def test_adapters_stand_beside_each_other() -> None:

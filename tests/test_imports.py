@@ -21,6 +21,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LEAVES = {
     "registry",
     "systems",
+    "extras",
     "domain",
     "atomic",
     "memory",
@@ -48,6 +49,7 @@ LIBRARY = LEAVES | {
 PUBLIC = {
     "registry",
     "systems",
+    "extras",
     "domain",
     "atomic",
     "memory",
@@ -77,6 +79,7 @@ ALLOWED: dict[str, set[str]] = {
     "plain": {"scalars"},
     "domain": {"scalars"},
     "systems": set(),
+    "extras": set(),
     "atomic": {"systems"},
     "memory": set(),
     "transfer": set(),
@@ -135,7 +138,7 @@ ALLOWED: dict[str, set[str]] = {
     "trained": PUBLIC - {"report"},
     "evaluation": PUBLIC | {"trained"},
     "commands": PUBLIC | {"trained", "evaluation", "doctor", "pretrained"},
-    "doctor": {"run", "data", "devices", "samplers.precision"},
+    "doctor": {"extras", "run", "data", "devices", "samplers.precision"},
     "cli": {"commands", "launch", "registry", "plain", ""},
     "__main__": {"cli"},
     "testing": {"energy", "samplers", "targets"} | LEAVES,

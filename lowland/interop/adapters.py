@@ -1,9 +1,7 @@
-"""Import of an optional library, and conversion of rows to points of an energy."""
+"""Conversion of rows to points of an energy."""
 
 import math
 from collections.abc import Callable
-from importlib import import_module
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -13,27 +11,6 @@ from torch import Tensor
 from lowland.data.format import Frame
 from lowland.data.precision import check_rounding, to_float64
 from lowland.energy import Energy
-
-
-def import_library(module: str, library: str, use: str, install: str) -> ModuleType:
-    """Import a module of an optional library.
-
-    Raises ImportError with its use and the command that installs it, or with what went wrong where
-    the library is there.
-    """
-    try:
-        return import_module(module)
-    except Exception as error:  # what a broken installation raises is anything
-        missing = str(error.name) if isinstance(error, ModuleNotFoundError) else ""
-        if module.partition(".")[0] == missing.partition(".")[0]:
-            raise ImportError(
-                f"{library} is not installed; {use}; run pip install {install}"
-            ) from error
-        why = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ImportError(
-            f"{library} is installed but cannot be imported ({why}); {use}; mend or reinstall it: "
-            f"pip install --force-reinstall {install}"
-        ) from error
 
 
 def to_points(energy: Energy | Callable[[Tensor], Tensor] | None, rows: ArrayLike) -> Tensor:

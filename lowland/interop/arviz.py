@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from lowland.interop.adapters import import_library
+from lowland.extras import import_extra
 from lowland.samplers import Trace
 
 if TYPE_CHECKING:
@@ -26,9 +26,7 @@ def to_arviz(trace: Trace, name: str = "x") -> "DataTree":
     >>> dict(to_arviz(trace).posterior.sizes)
     {'chain': 4, 'draw': 20, 'x_dim_0': 2}
     """
-    arviz_base = import_library(
-        "arviz_base", "arviz-base", "to_arviz hands traces to ArviZ", "'lowland[arviz]'"
-    )
+    arviz_base = import_extra("arviz_base")
     import xarray
 
     origin = {"inference_library": "lowland"}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lowland.interop.adapters import import_library
+from lowland.extras import import_extra
 from lowland.robustness.threat_model import Model, Norm, check_attack, eval_frozen
 from lowland.scalars import read_number
 
@@ -34,8 +34,7 @@ class AutoAttack:
     def __call__(
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
-        use = "AutoAttack runs its attacks"
-        library = import_library("pyautoattack", "pyautoattack", use, "'lowland[attacks]'")
+        library = import_extra("pyautoattack")
         Reference: Any = library.AutoAttack
         others = check_attack(model, x, labels, epsilon) - 1
         epsilon = read_number("epsilon", epsilon, least=0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from lowland.energy import Energy, energy_values, lift, noise_of, value_and_score
-from lowland.interop.adapters import import_library
+from lowland.extras import import_extra
 from lowland.tasks.inverse.operators import Operator
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def to_deepinv(energy: Energy) -> "Prior":
     Raises ImportError without deepinv (the extra `inverse`), ValueError for an energy of noise
     whose level is not bound.
     """
-    use = "to_deepinv makes one of its priors"
-    optim = import_library("deepinv.optim", "deepinv", use, "deepinv")
+    optim = import_extra("deepinv.optim")
     energy = lift(energy)
     if noise_of(energy):
         raise ValueError(

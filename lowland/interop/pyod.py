@@ -8,7 +8,8 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from lowland.energy import Energy
-from lowland.interop.adapters import import_library, to_points
+from lowland.extras import import_extra
+from lowland.interop.adapters import to_points
 from lowland.tasks.detection.detector import Detector
 from lowland.tasks.detection.scores import OutlierScore
 
@@ -34,8 +35,7 @@ def to_pyod(
     >>> model.decision_function(2 * np.eye(3)).tolist()  # doctest: +SKIP
     [4.0, 4.0, 4.0]
     """
-    use = "to_pyod makes one of its detectors"
-    library = import_library("pyod.models.base", "pyod", use, "'lowland[pyod]'")
+    library = import_extra("pyod.models.base")
 
     class EnergyModel(library.BaseDetector):  # type: ignore[name-defined]
         def __init__(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lowland.interop.adapters import import_library
+from lowland.extras import import_extra
 from lowland.tasks.detection.detector import Detector
 
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ def to_pytorch_ood(detector: Detector) -> "OODDetector":
     >>> adapted(torch.ones(2, 3)).tolist()  # doctest: +SKIP
     [3.0, 3.0]
     """
-    use = "to_pytorch_ood makes one of its detectors"
-    api = import_library("pytorch_ood.api", "pytorch-ood", use, "'lowland[pytorch-ood]'")
+    api = import_extra("pytorch_ood.api")
 
     class Adapted(api.Detector):  # type: ignore[name-defined]
         requires_fit = detector.outlier_score.needs_reference

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lowland.domain import real
 from lowland.energy import view_module
-from lowland.interop.adapters import import_library
+from lowland.extras import import_extra
 from lowland.nets.noise_models import FlowNoise
 
 
@@ -31,7 +31,7 @@ def fit_flow(
     >>> base.draw(5, g).shape, base.log_z
     (torch.Size([5, 2]), 0.0)
     """
-    zuko = import_library("zuko", "zuko", "fit_flow trains one of its flows", "'lowland[zuko]'")
+    zuko = import_extra("zuko")
     if data.dim() != 2 or len(data) < 2 or not data.is_floating_point():
         raise ValueError(
             f"data of shape {tuple(data.shape)} came; a flow takes vectors (N, d) with N ≥ 2; "

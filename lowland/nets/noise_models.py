@@ -16,6 +16,7 @@ from lowland.devices import has_float64, to_float64
 from lowland.domain import Domain, real
 from lowland.energy import ConditionLike, Energy
 from lowland.energy.scales import measure_columns
+from lowland.extras import import_extra
 from lowland.nets.boltzmann.units import HALF_LOG_TAU
 
 
@@ -179,12 +180,5 @@ class FlowNoise(Energy):
 
 def _spline(size: int, transforms: int, hidden: tuple[int, ...]) -> Any:
     """Build a neural spline flow in coupling form over `size` numbers."""
-    try:
-        import zuko
-    except Exception as error:  # what a broken installation raises is anything
-        why = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ImportError(
-            f"zuko cannot be imported ({why}); the flow is one of its splines; run pip install "
-            "'lowland[zuko]'"
-        ) from error
+    zuko = import_extra("zuko")
     return zuko.flows.NSF(size, transforms=transforms, hidden_features=hidden, passes=2)

@@ -1,10 +1,10 @@
 """Use lowland in a Python that lacks what Windows lacks, and refuses what Windows refuses.
 
 Started by `tests/test_platforms.py` in a process of its own, in an empty folder, without HOME, in
-an ASCII locale, once more without `assert` and docstrings (`python -OO`). What is simulated:
-modules and names of Unix that are not there; `msvcrt.locking`; folders that cannot be opened;
-`fsync` of what was opened for reading; files that cannot be renamed, replaced or removed, and
-folders that cannot be renamed, while something in them is open; signal 0, which is Ctrl-C there.
+an ASCII locale, without any extra, once more without `assert` and docstrings (`python -OO`). What
+is simulated: modules and names of Unix that are not there; `msvcrt.locking`; folders that cannot be
+opened; `fsync` of what was opened for reading; files that cannot be renamed, replaced or removed,
+and folders that cannot be renamed, while something in them is open; signal 0, which is Ctrl-C.
 Not simulated: backslashes, drive letters, names without case.
 """
 
@@ -26,6 +26,10 @@ from pathlib import Path
 from typing import Any
 
 GONE = ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty")
+EXTRAS = (
+    *("pyarrow", "zuko", "arviz_base", "arviz_stats", "xarray", "tensorboard", "pytorch_ood"),
+    *("pyod", "deepinv", "pyautoattack", "torchvision", "pandas", "psutil", "pytest"),
+)
 NAMES = (
     *("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_DIRECTORY", "O_SYNC", "getuid", "geteuid"),
     *("getgid", "getegid", "getgroups", "fchmod", "fchown", "chown", "fork", "forkpty", "mkfifo"),
@@ -38,11 +42,11 @@ flock, get_flags = fcntl.flock, fcntl.fcntl
 
 
 class Blocker:
-    """A finder of modules that finds none of Unix's."""
+    """A finder of modules that finds none of Unix's, and none that are optional."""
 
     def find_spec(self, name: str, *_: object) -> None:
-        """Raise ModuleNotFoundError for modules that Windows lacks."""
-        if name in GONE:
+        """Raise ModuleNotFoundError for modules that Windows lacks, and extras."""
+        if name.partition(".")[0] in (*GONE, *EXTRAS):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 
