@@ -1,13 +1,18 @@
 """The golden record: small computations give the numbers that they gave before (see golden/)."""
 
 import platform
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
+import torch
 from golden.cases import CASES, difference
 from golden.draws import run_continuous
 from golden.fits import RECIPES, train
 from golden.record import read
+from golden.registry import Case, Numbers, seeded
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lowland import Langevin
 
@@ -18,6 +23,42 @@ pytestmark = pytest.mark.skipif(
     platform.machine() != MACHINE,
     reason=f"recorded on {MACHINE}: other machines draw other exponential and normal numbers",
 )
+# the first exponential numbers of seed 0 in the torch of the record; torch 2.6 draws others, classes
+# by them, and other integers below a bound between 2**28 and 2**32
+EXPONENTIALS = [3.508326292037964, 1.2303847074508667]
+IS_OTHER_TORCH = torch.empty(2).exponential_(generator=seeded()).tolist() != EXPONENTIALS
+
+
+class _OtherDraws(TorchDispatchMode):
+    """Notice whether numbers are drawn that are others in an old torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        name = func._schema.name
+        self.made |= name in ("aten::exponential_", "aten::multinomial")
+        if name == "aten::randint":
+            self.made |= any(isinstance(n, int) and 2**28 <= n < 2**32 for n in args)
+        return func(*args, **(kwargs or {}))
+
+
+def run(case: Case) -> Numbers:
+    """Compute a case; skip it if it draws numbers that are others in this torch."""
+    if not IS_OTHER_TORCH:
+        return case.run()
+    with _OtherDraws() as others:
+        found = case.run()
+    if others.made:
+        pytest.skip("draws exponential numbers or wide integers, which are others in this torch")
+    return found
 
 
 def test_the_record_holds_every_case_and_no_other() -> None:
@@ -27,7 +68,7 @@ def test_the_record_holds_every_case_and_no_other() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_are_those_of_the_record(name: str) -> None:
     case = CASES[name]
-    found = case.run()
+    found = run(case)
     off = {
         key: difference({key: found.get(key, [])}, {key: then})
         for key, then in NUMBERS[name].items()
