@@ -23,8 +23,8 @@ pytestmark = pytest.mark.skipif(
     platform.machine() != MACHINE,
     reason=f"recorded on {MACHINE}: other machines draw other exponential and normal numbers",
 )
-# the first exponential numbers of seed 0 in the torch of the record; torch 2.6 draws others, classes
-# by them, and other integers below a bound between 2**28 and 2**32
+# the first exponential numbers of seed 0 in the torch of the record; torch 2.6 draws others,
+# classes by them, and other integers below a bound between 2**28 and 2**32
 EXPONENTIALS = [3.508326292037964, 1.2303847074508667]
 IS_OTHER_TORCH = torch.empty(2).exponential_(generator=seeded()).tolist() != EXPONENTIALS
 

@@ -23,6 +23,8 @@ from sklearn.neural_network import BernoulliRBM
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+pytest.importorskip("sklearn", minversion="1.6")  # the estimators need its tags
+
 from benchmarks.speed import RESULTS
 from benchmarks.speed import bernoulli_rbm as comparison
 from lowland.interop.sklearn import DBN, RBM, EnergyDetector, RBMClassifier

@@ -82,7 +82,7 @@ def find_python(version: str, given: dict[str, str]) -> str:
     if version == f"{sys.version_info.major}.{sys.version_info.minor}":
         return sys.executable
     known = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    found = shutil.which(f"python{version}") or (str(known[-1]) if known else None)
+    found = str(known[-1]) if known else shutil.which(f"python{version}")
     if found is None:
         raise UnavailableError(f"no Python {version} here; say --python {version}=PATH")
     return found

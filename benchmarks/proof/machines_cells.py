@@ -9,15 +9,18 @@ ROOT = Path(__file__).parent.parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 RUNNERS = ("pytest", "hypothesis", "pytest-xdist")  # what a test run needs besides lowland
 ADAPTERS = ("parquet", "zuko", "arviz", "tensorboard", "ood", "inverse", "attacks")  # extras
-SUBSET = (  # tests that hold the whole library loosely: some 60 s of one quiet core
-    "tests/contract",
-    "tests/test_config.py",
-    "tests/test_cli.py",
+GOLDEN = "tests/test_golden.py::test_numbers_are_those_of_the_record"
+SUBSET = (  # tests that hold the whole library loosely: some 30 s of one quiet core
+    "tests/contract/test_energies.py",
     "tests/test_data_tables.py",
-    "tests/test_sklearn.py",
-    "tests/test_golden.py",
+    f"{GOLDEN}[langevin]",
+    f"{GOLDEN}[nuts]",
+    f"{GOLDEN}[block_gibbs]",
+    f"{GOLDEN}[fit_cd]",
+    f"{GOLDEN}[fit_dsm]",
+    f"{GOLDEN}[samples_of_digits]",
 )
-LIGHT = ("tests/test_config.py", "tests/test_cli.py", "tests/contract/test_samplers.py")
+LIGHT = ("tests/test_data_tables.py", *SUBSET[2:])
 LOOKS = "import", "use"  # the two of machines_check
 
 
