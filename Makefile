@@ -18,7 +18,7 @@ test: $(VENV)/installed  ## linters, types and the quick suite
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n auto --dist worksteal --durations=20
 
 slow: $(VENV)/installed  ## statistical proofs and training quality, many minutes
 	$(BIN)/python -m pytest -m slow
