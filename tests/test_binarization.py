@@ -264,6 +264,7 @@ def test_a_binary_set_says_what_was_done(how: str) -> None:
     assert GREY.binarization == GREY.binarization_note == ""
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("how", WAYS)
 def test_a_run_trains_to_its_report_and_names_the_binarization_everywhere(
     how: str, tmp_path: Path

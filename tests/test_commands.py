@@ -63,6 +63,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     yield made
 
 
+@pytest.fixture(autouse=True)
+def _quick_pages(blank_pictures: None) -> None:
+    """Pages of `runs` are drawn, and every other page without its pictures."""
+
+
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `lowland ...` in this process: exit status, standard output, standard error."""

@@ -323,6 +323,7 @@ def test_the_page_of_a_run_holds_the_section_and_opens_without_a_network(
     assert not re.findall(r"(?:src|href)=\"(?!data:|#)", page)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path) -> None:
     """A machine of six pixels without a picture: each point against the sum over all states, in
     float64.
@@ -369,6 +370,7 @@ def test_chains_kept_by_tempering_are_those_of_the_coldest_replica(run: Run) -> 
     assert saved_chains(model) is None
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

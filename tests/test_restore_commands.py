@@ -172,6 +172,7 @@ def test_the_recipe_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     assert restoration_settings(s)["method"] == "split-gibbs"
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_evaluate_measures_the_restoration_of_an_energy_of_noise(
     trained: Path, tmp_path: Path
 ) -> None:

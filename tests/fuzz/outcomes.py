@@ -1,7 +1,8 @@
 """Judge what a public door does with one input: right, refused, or a fault.
 
 There is no third good outcome: a value is compared with an independent computation, and a refusal
-is a ValueError that says what came, what is allowed and what to do, within 10 seconds and 1 GB.
+is a ValueError that says what came, what is allowed and what to do, within 10 seconds of the
+processor and 1 GB.
 """
 
 import signal
@@ -34,7 +35,7 @@ def judge(door: str, action: Callable[[], T], find_error: Callable[[T], str]) ->
     result, any other exception, a refusal without three clauses, or one that took too much.
     """
     _forget_peak()
-    before, began = _read_status("VmRSS"), time.monotonic()
+    before, began = _read_status("VmRSS"), time.process_time()
     try:
         with _stop_after(3 * SECONDS), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -45,7 +46,7 @@ def judge(door: str, action: Callable[[], T], find_error: Callable[[T], str]) ->
         raise FaultError(f"{door}: {type(error).__name__}: {str(error)[:200]}") from error
     else:
         outcome, wrong = "right", find_error(result)
-    took, held = time.monotonic() - began, (_read_status("VmHWM") - before) / 1024
+    took, held = time.process_time() - began, (_read_status("VmHWM") - before) / 1024
     if outcome == "refused" and (took > SECONDS or held > MEGABYTES):
         wrong = f"the refusal took {took:.0f} s and {held:.0f} MB"
     if wrong:
@@ -85,18 +86,18 @@ def explore(cases: SearchStrategy[C], check: Callable[[C], object], examples: in
 
 @contextmanager
 def _stop_after(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in what runs for longer."""
+    """Raise TimeoutError in what takes more of the processor, however busy it is."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"still at work after {seconds:.0f} s")
 
-    old = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    old = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, old)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, old)
 
 
 def _forget_peak() -> None:

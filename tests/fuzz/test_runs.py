@@ -94,6 +94,7 @@ def test_a_damaged_run_gives_the_same_figures_or_a_refusal(
 
 
 @pytest.mark.parametrize("examples", MANY)
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_damaged_run_resumes_to_the_same_weights_or_is_refused(
     examples: int, sound: Path, tmp_path: Path
 ) -> None:
