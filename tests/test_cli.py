@@ -46,7 +46,7 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 def in_a_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "lowland", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "lowland", *arguments], capture_output=True, text=True, timeout=600
     )
 
 
@@ -96,7 +96,7 @@ except SystemExit:
     pass
 print(sorted({{name.partition(".")[0] for name in sys.modules}} & set({HEAVY!r})), file=sys.stderr)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stderr.strip() == "[]"
 
 

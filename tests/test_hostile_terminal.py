@@ -182,7 +182,7 @@ def test_a_process_meets_pipes_and_closed_streams() -> None:
         (f"PYTHONIOENCODING=ascii LC_ALL=C COLUMNS=1 {tool} < /dev/null", (0,)),
     ):
         done = subprocess.run(
-            ["bash", "-c", shell], capture_output=True, text=True, timeout=120, check=False
+            ["bash", "-c", shell], capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode in status, (shell, done)
         assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr

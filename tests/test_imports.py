@@ -430,7 +430,7 @@ def loaded_by(statement: str) -> set[str]:
         "sys.modules})))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=600
     )
     return set(done.stdout.split())
 

@@ -812,4 +812,4 @@ def test_drawing_uses_no_global_state() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert before == {key: matplotlib.rcParams[key] for key in figures.STYLE} != figures.STYLE"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)

@@ -137,11 +137,26 @@ def test_no_run_is_refused_in_words(tmp_path: Path) -> None:
 
 
 def test_a_run_has_one_writer(run: Run) -> None:
-    code = f"from lowland.run import Run\nwith Run.open({str(run.path)!r}).lock(): pass"
+    code = f"""
+from lowland.run import Run
+run = Run.open({str(run.path)!r})
+try:
     with run.lock():
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert other.returncode != 0 and "another process" in other.stderr
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+        print("taken", flush=True)
+except Exception as error:
+    print(error, flush=True)
+input()
+with run.lock():
+    print("free")
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None and other.stdout is not None
+        with run.lock():
+            assert "another process" in other.stdout.readline()
+        said, _ = other.communicate("\n", timeout=600)
+    assert said.strip() == "free" and other.returncode == 0
 
 
 def test_logs_keep_non_finite_numbers_and_pass_over_a_half_written_line(run: Run) -> None:
