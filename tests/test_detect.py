@@ -133,7 +133,7 @@ def false_discoveries(verdicts: Verdicts) -> float:
     outliers.
     """
     g, shares = seeded(4), []
-    for _ in range(300):
+    for _ in range(150):
         detector = Detector(BOWL).fit(torch.randn(199, 2, generator=g))
         called = verdicts(
             detector,

@@ -77,9 +77,12 @@ def test_every_objective_has_a_picture_and_a_command() -> None:
         "data-digits",
     }
     assert all(f"`lowland train {name}`" in text for name in shown)
+    recipes = {name: read_recipe(name).plain() for name in shown}
     for data in ("moons", "digits"):
         missing = set(registered("objective")) - {
-            objective_of(name) for name in shown if read_recipe(name).data.name == data
+            recipe["objective"]["name"]
+            for recipe in recipes.values()
+            if recipe["data"]["name"] == data
         }
         assert missing == (set(WITHOUT_PLANE) if data == "moons" else set())
 

@@ -82,7 +82,7 @@ def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one_byte_for_
 ) -> None:
     values = recipe(variant)
     fit(values, tmp_path / "whole", progress=False)
-    for stop in (0, 20, 40):
+    for stop in (0, 20, 40) if variant == "moons" else (20,):
         broken = tmp_path / f"broken-{stop}"
         shutil.copytree(tmp_path / "whole", broken)
         Run(broken).keep_checkpoints({step for step in (0, 20, 40) if step <= stop})

@@ -16,7 +16,7 @@ from lowland.training import Training, grow
 from lowland.training.grow import resize_dataset
 
 
-def recipe(steps: int = 6, **energy: Any) -> dict[str, Any]:
+def recipe(steps: int = 3, **energy: Any) -> dict[str, Any]:
     langevin = {"name": "Langevin", "step_size": 1e-3}
     values = {
         "name": "grown",
@@ -31,6 +31,7 @@ def recipe(steps: int = 6, **energy: Any) -> dict[str, Any]:
             "log_every": 1,
             "batch": 16,
             "ema_decay": 0.0,
+            "preflight": "off",
         },
         "generation": {"sampler": langevin},
     }

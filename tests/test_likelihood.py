@@ -216,7 +216,7 @@ def excess() -> float:
     """
     rbm = machine(0, 6, 3, 2.0)
     truth, draws, found = sum_states(rbm).value, draws_of(rbm, 80), []
-    for seed in range(30):
+    for seed in range(16):
         run = log_z(
             rbm, draws=draws, chains=40, num_temperatures=12, exact=False, generator=seeded(seed)
         ).forward
@@ -311,7 +311,7 @@ def test_single_and_double_precision_agree() -> None:
     assert abs(a.value - b.value) < LIMIT * math.hypot(a.error, b.error)
 
 
-@pytest.mark.parametrize("dim", [2, 10, 50])
+@pytest.mark.parametrize("dim", [2, pytest.param(10, marks=pytest.mark.slow), 50])
 @pytest.mark.parametrize("name", ["gaussian", "mixture", "funnel"])
 def test_continuous_laws_lie_within_their_interval(name: str, dim: int) -> None:
     law: Any = {

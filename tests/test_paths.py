@@ -95,7 +95,9 @@ SEARCHERS = [BlockGibbs(), GibbsWithGradients(), DMALA(0.3)]
 
 
 @pytest.mark.parametrize("sampler", SEARCHERS, ids=str)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))]
+)
 def test_search_finds_the_largest_cut(sampler: Any, seed: int) -> None:
     cut = graph(12, seed)
     truth = cut(states(cut.domain)).min().item()
@@ -137,7 +139,14 @@ def torus(side: int) -> Tensor:
     return w + w.T
 
 
-@pytest.mark.parametrize("sampler", SEARCHERS, ids=str)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(s, marks=[] if isinstance(s, GibbsWithGradients) else [pytest.mark.slow])
+        for s in SEARCHERS
+    ],
+    ids=str,
+)
 def test_search_finds_the_ground_states_of_magnets(sampler: Any) -> None:
     magnet = Pairs(binary(25), -torus(5), torch.zeros(25, dtype=DOUBLE))
     steps = 200 if isinstance(sampler, BlockGibbs) else 1500  # whole sweeps, or single moves

@@ -60,7 +60,7 @@ def error(name: str, sigma: float, dtype: torch.dtype = torch.float64) -> float:
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize("sigma", [1e-4, 0.01, 1.0, 100.0])
+@pytest.mark.parametrize("sigma", [1e-4, 0.01, pytest.param(1.0, marks=pytest.mark.slow), 100.0])
 def test_it_is_the_mean_of_a_gaussian_posterior_however_sharp(name: str, sigma: float) -> None:
     assert error(name, sigma) < 1e-4
     assert error(name, sigma, torch.float32) < 5e-3
@@ -81,7 +81,7 @@ def test_a_wrong_weight_of_the_measurement_is_caught(monkeypatch: pytest.MonkeyP
     "operator",
     [
         BlockAverage(2),
-        Blur(1.0),
+        pytest.param(Blur(1.0), marks=pytest.mark.slow),
         Projection((1, 8, 8), 20, seed=0),
         Blur(1.0) @ Mask(torch.eye(8) < 1),
     ],

@@ -156,7 +156,7 @@ def test_gradients_and_points_outside_are_counted() -> None:
 
 
 def gradients(
-    theta: float, sigmas: tuple[float, ...], batches: int = 80, rows: int = 300
+    theta: float, sigmas: tuple[float, ...], batches: int = 40, rows: int = 300
 ) -> Tensor:
     """∂θ of the loss for E = θx² / 2(1 + σ²) on data N(0, 1): (batches,)."""
     found, g = [], seeded(4)

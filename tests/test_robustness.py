@@ -337,8 +337,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_is_attacked(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "it.json"
-    said = commands.attack(run, epsilon=0.1, count=50, steps=10, out=out, quiet=True)
-    found, checks = measure_robustness(load(run), 0.1, count=50, steps=10)
+    said = commands.attack(run, epsilon=0.1, count=20, steps=4, out=out, quiet=True)
+    found, checks = measure_robustness(load(run), 0.1, count=20, steps=4)
     assert said == "\n".join(map(str, [found, *checks]))
     assert (
         isinstance(found, Robustness)

@@ -374,7 +374,9 @@ def tuned_rates(sampler: Any, steps: int, target: float | None, metric: bool) ->
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("metric", [False, True], ids=["identity", "metric"])
+@pytest.mark.parametrize(
+    "metric", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["identity", "metric"]
+)
 @pytest.mark.parametrize(
     ("sampler", "target"),
     [
@@ -421,11 +423,13 @@ def test_a_metric_pays() -> None:
 
 
 def test_tune_survives_energies_that_are_not_finite() -> None:
-    """A gamma law on the real line: its energy is NaN left of 0 (a rival stood still here)."""
+    """A gamma law on the real line: its energy is NaN left of 0 (a rival stood still here). The
+    mean of 100 chains is known to 0.04, the root of 3 over that of some 2,000 effective draws.
+    """
     gamma = Function(lambda x: (x - 2 * x.log()).sum(1), real(1))
     for sampler in (MALA(10.0), HMC(10.0, 5, jitter=0.2), NUTS(10.0, 5), GHMC(10.0)):
         g = seeded()
-        x = torch.distributions.Gamma(3.0, 1.0).sample((400, 1))
+        x = -torch.rand(100, 3, generator=g).log().sum(1, keepdim=True)  # exact draws
         tuned = tune(gamma, sampler, x, generator=g)
         assert math.isfinite(tuned.step_size) and tuned.step_size > 0.01
         mean = sample(gamma, tuned, x, 300, generator=g, recorders=Moments(skip=50)).records[

@@ -62,7 +62,7 @@ def network(kind: str) -> tuple[Energy, Tensor]:
 
 
 def like_the_hessian(objective: Any) -> float:
-    """|z| of value and gradient against whole Hessians over 150 draws of directions, of an MLP on
+    """|z| of value and gradient against whole Hessians over 80 draws of directions, of an MLP on
     the line and in a box.
     """
     found = []
@@ -71,7 +71,7 @@ def like_the_hessian(objective: Any) -> float:
         expected = hessian_loss(energy, x)
         truth = torch.cat([expected.detach().view(1), slopes(expected, energy)])
         rows = []
-        for seed in range(2 if objective.method == "exact" else 150):
+        for seed in range(2 if objective.method == "exact" else 80):
             loss = value(objective, energy, x, seed)
             rows.append(torch.cat([loss.detach().view(1), slopes(loss, energy)]))
         if objective.method == "exact":

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import lowland
-from benchmarks.speed import ours, rows_mcmc, rows_nuts, rows_path, runner, table, tasks
+from benchmarks.speed import ours, rows_mcmc, rows_nuts, rows_path, rows_train, runner, table, tasks
 from benchmarks.speed.runner import Disagreement, Outcome
 from benchmarks.speed.targets import (
     Perceptron,
@@ -214,9 +214,19 @@ def test_log_z_is_that_of_the_weights_and_another_is_refused() -> None:
 # Every row, in small
 
 
-@pytest.mark.parametrize("name", list(table.rows()))
-def test_every_row_runs_in_small_with_who_is_installed(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "images-residual" else [])
+        for name in table.rows()
+    ],
+)
+def test_every_row_runs_in_small_with_who_is_installed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both rows of images are one function, of which the quick suite runs that of the small net."""
     row = table.rows()[name]
+    monkeypatch.setattr(rows_train, "LANGEVIN", 3)
     try:
         benchmark = row.build(**row.small)
     except DataError as missing:

@@ -270,9 +270,9 @@ def test_chains_rest_while_the_flow_warms_up() -> None:
     torch.testing.assert_close(late.value, expected)
 
 
-def begun_anew(arrive: int, batches: int = 240, rows: int = 200) -> Tensor:
+def begun_anew(arrive: int, batches: int = 120, rows: int = 200) -> Tensor:
     """Gradients in θ at the true law when a fifth of the chains begins at N(0, 1) at every visit of
-    ten steps: (80,).
+    ten steps: (40,).
     """
     objective = EnergyMatching(
         temperature=1e-9,

@@ -42,8 +42,8 @@ from lowland.samplers import MALA, NUTS, BlockGibbs, Langevin, ParallelTempering
 
 @pytest.fixture(scope="module")
 def small() -> dict[str, Any]:
-    targets = [which_targets.banana(), which_targets.corner(2), which_targets.ising(4, 0.3)]
-    found = measure(targets, Size(chains=4, row=80, tuning=20, seeds=(1, 2)))
+    targets = [which_targets.banana(), which_targets.ising(4, 0.3)]
+    found = measure(targets, Size(chains=4, row=40, tuning=20, seeds=(1, 2)))
     about = {"cpu": "a", "torch": "b", "load_average": [0.0]}
     return found | {"command": "c", "date": "d", "seconds": 1, "machine": about, "versions": {}}
 
@@ -108,7 +108,7 @@ def test_truths_hold_for_exact_draws_and_not_for_draws_a_little_wider(name: str)
 
 
 def test_a_small_run_measures_every_sampler(small: dict[str, Any]) -> None:
-    for target, samplers in zip(small["targets"], (CONTINUOUS, CONTINUOUS, DISCRETE), strict=True):
+    for target, samplers in zip(small["targets"], (CONTINUOUS, DISCRETE), strict=True):
         assert [c["sampler"] for c in target["cells"]] == list(samplers)
         assert all(min(c["ess"]) >= 1 and min(c["seconds"]) > 0 for c in target["cells"])
         assert target["auto"]["sampler"] in {family(name) for name in samplers}
