@@ -108,8 +108,9 @@ def list_devices() -> list[str]:
         if torch.xpu.is_available():
             found += [f"xpu:{number}" for number in range(torch.xpu.device_count())]
     name = torch._C._get_privateuse1_backend_name()
-    with suppress(RuntimeError, AttributeError):  # no backend was registered, or one without count
-        count = torch.get_device_module(name).device_count()
+    with suppress(RuntimeError, AttributeError):  # none was registered, or one without a count
+        backend = torch.get_device_module(name)
+        count = backend.device_count() if backend.is_available() else 0
         found += [f"{name}:{number}" for number in range(count)]
     return found
 
@@ -171,6 +172,37 @@ def to_float64(x: torch.Tensor) -> torch.Tensor:
     if x.device.type != CPU and not has_float64(x.device):
         x = x.cpu()
     return x.to(torch.float64)
+
+
+def place(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on a device, sent without waiting for it. Raises ValueError for float64 where
+    the device has none.
+
+    >>> import torch
+    >>> place(torch.ones(2), torch.device("cpu"))
+    tensor([1., 1.])
+    """
+    import torch
+
+    from lowland.transfer import send
+
+    if x.dtype == torch.float64 and not has_float64(device):
+        raise ValueError(
+            f"a tensor in float64 was to be sent to {device}, which has no float64; allowed are "
+            "other types; convert it with .float(), or use device='cpu'"
+        )
+    return send(x, device)
+
+
+def find_device(module: torch.nn.Module) -> torch.device | None:
+    """Return the device of the first parameter or buffer of a module; None if it has neither.
+
+    >>> import torch
+    >>> find_device(torch.nn.Linear(2, 1))
+    device(type='cpu')
+    """
+    tensors = (*module.parameters(), *module.buffers())
+    return tensors[0].device if tensors else None
 
 
 def same_device(a: torch.device, b: torch.device) -> bool:

@@ -37,7 +37,7 @@ def make_generator(
     return torch.Generator(device).manual_seed(int(state[0]) % 2**63)
 
 
-def spawn(generator: torch.Generator) -> torch.Generator:
-    """Make a generator on the same device whose seed is drawn from another one."""
+def spawn(generator: torch.Generator, device: torch.device | str | None = None) -> torch.Generator:
+    """Make a generator whose seed is drawn from another one, on its device unless one is given."""
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)
-    return torch.Generator(generator.device).manual_seed(int(seed))
+    return torch.Generator(device or generator.device).manual_seed(int(seed))

@@ -14,6 +14,8 @@ import pytest
 import torch
 from simulated import simulate
 
+from lowland.devices import has_float64
+
 torch.set_num_threads(1)
 
 FLAGS = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "bf16")
@@ -79,6 +81,7 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 def sim() -> Iterator[torch.device]:
     """Yield a simulated second device: see `tests/simulated`."""
     with simulate() as device:
+        has_float64.cache_clear()
         yield device
 
 
@@ -86,4 +89,5 @@ def sim() -> Iterator[torch.device]:
 def sim32() -> Iterator[torch.device]:
     """Yield a simulated second device that has no float64, like MPS."""
     with simulate(float64=False) as device:
+        has_float64.cache_clear()
         yield device

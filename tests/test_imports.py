@@ -84,7 +84,7 @@ ALLOWED: dict[str, set[str]] = {
     "memory": set(),
     "transfer": set(),
     "digests": set(),
-    "devices": {"launch"},
+    "devices": {"launch", "transfer"},
     "launch": set(),
     "reading": {"systems"},
     "seeds": {"scalars"},
@@ -109,7 +109,7 @@ ALLOWED: dict[str, set[str]] = {
         "scalars",
         "transfer",
     },
-    "metrics": {"energy", "samplers", "targets", "seeds", "scalars", "plain"},
+    "metrics": {"energy", "samplers", "targets", "seeds", "scalars", "plain", "devices"},
     "robustness": {"energy", "metrics"} | LEAVES,
     "tasks": {"energy", "samplers", "metrics", "robustness"} | LEAVES,
     "training": {

@@ -7,6 +7,7 @@ be done again. Options change what the file says.
 from collections.abc import Mapping
 from pathlib import Path
 
+from lowland.devices import AUTO
 from lowland.registry import Plain
 
 
@@ -24,6 +25,7 @@ def compose(
     out: str | Path | None = None,
     force: bool = False,
     seed: int | None = None,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Path:
     """Draw from a weighted sum of the energies of runs on one domain, or as a TOML file says.
@@ -45,9 +47,11 @@ def compose(
             given.
         force: Replace a file that exists.
         seed: Seed of the draws; 0 unless given.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: No progress bar.
     """
-    given = _given(locals(), "runs", "force", "quiet")
+    given = _given(locals(), "runs", "force", "device", "quiet")
     import torch
     from tqdm.auto import tqdm
 
@@ -62,11 +66,12 @@ def compose(
         runs = given.pop("runs")
     given["labels"] = [None if str(label) == "-1" else label for label in given.get("labels", ())]
     target, seed = given.pop("out", "composed.png"), given.pop("seed", 0)
-    models = [load(run) for run in runs]
+    models = [load(run, device=device) for run in runs]
     read = [*runs, *(model.run.path for model in models)]
     target = check_target(target, models[0].shape, read, force=force)
     g = torch.Generator().manual_seed(seed)
-    threads, bar = cpu_threads(models[0].threads), tqdm(unit="step", disable=quiet)
+    place, threads = str(models[0].device), cpu_threads(models[0].threads)
+    bar = tqdm(desc=place, unit="step", disable=quiet)
     with refuse_standstill(), threads, bar:
         x = compose_models(models, generator=g, progress=bar.update, **given)
     return write_points(target, models[0].inverse_transform(x))
@@ -88,6 +93,7 @@ def edit(
     out: str | Path | None = None,
     resize: bool = False,
     force: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Path:
     """Move a picture towards a class, or as a TOML file says; write a strip: the picture, then
@@ -109,9 +115,11 @@ def edit(
         out: Picture to write; outputs/IMAGE-edited.png, counted on, unless given.
         resize: Resize pictures of another size than the run's, which are refused otherwise.
         force: Replace a file that exists.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: No progress bar.
     """
-    given = _given(locals(), "run", "resize", "force", "quiet")
+    given = _given(locals(), "run", "resize", "force", "device", "quiet")
     import torch
     from tqdm.auto import tqdm
 
@@ -130,15 +138,16 @@ def edit(
             f"image is {given.get('image')} and --label {given.get('label')}; an edit needs both; "
             "write for example lowland edit mnist four.png --label 9 --classifier mnist-jem"
         )
-    model, picture = load(run), given.pop("image")
+    model, picture = load(run, device=device), given.pop("image")
     if "classifier" in given:
-        given["classifier"] = load(given["classifier"])
+        given["classifier"] = load(given["classifier"], device=device)
     target = name_output(picture, given.pop("out", None), "edited")
     read = [picture, task, model.run.path]
     check_target(target, model.shape, read, force=force, beside=True)
     x = read_points(model, picture, resize=resize)
     g = torch.Generator().manual_seed(given.pop("seed", 0))
-    with cpu_threads(model.threads), tqdm(unit="step", disable=quiet) as bar:
+    place = str(model.device)
+    with cpu_threads(model.threads), tqdm(desc=place, unit="step", disable=quiet) as bar:
         found = model.edit(x, given.pop("label"), generator=g, progress=bar.update, **given)
     arrays = {"attribute": found.attribute, "before": found.before}
     return write_strip(model, target, [x, *found.draws], arrays)
@@ -156,6 +165,7 @@ def interpolate(
     out: str | Path | None = None,
     resize: bool = False,
     force: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Path:
     """Find a path of low energy from one picture to another, or as a TOML file says; write a
@@ -172,9 +182,11 @@ def interpolate(
         out: Picture to write; outputs/A-path.png, counted on, unless given.
         resize: Resize pictures of another size than the run's, which are refused otherwise.
         force: Replace a file that exists.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: No progress bar.
     """
-    given = _given(locals(), "run", "resize", "force", "quiet")
+    given = _given(locals(), "run", "resize", "force", "device", "quiet")
     import torch
     from tqdm.auto import tqdm
 
@@ -193,17 +205,18 @@ def interpolate(
             f"the ends are {given.get('a')} and {given.get('b')}; a path needs two pictures; write "
             "for example lowland interpolate mnist one.png seven.png"
         )
-    model, files = load(run), [given.pop("a"), given.pop("b")]
+    model, files = load(run, device=device), [given.pop("a"), given.pop("b")]
     target = name_output(files[0], given.pop("out", None), "path")
     read = [*files, task, model.run.path]
     check_target(target, model.shape, read, force=force, beside=True)
     start, end = (read_points(model, file, resize=resize)[:1] for file in files)
-    with cpu_threads(model.threads), tqdm(unit="step", disable=quiet) as bar:
+    place = str(model.device)
+    with cpu_threads(model.threads), tqdm(desc=place, unit="step", disable=quiet) as bar:
         found = model.interpolate(start, end, progress=bar.update, **given)
     count = len(found.points)
     t = torch.linspace(0, 1, count).view(-1, 1, 1, 1, 1)
     straight = start + t * (end - start)
-    rows = torch.cat([found.points.flatten(0, 1), straight.flatten(0, 1)])
+    rows = torch.cat([found.points.cpu().flatten(0, 1), straight.flatten(0, 1)])
     arrays = {
         "energies": found.energies[:, 0],
         "straight": found.straight[:, 0],
@@ -225,6 +238,7 @@ def predict(
     out: str | Path | None = None,
     resize: bool = False,
     force: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Path:
     """Draw the channels of a picture that are not given; write a strip: mean, standard deviation,
@@ -244,6 +258,8 @@ def predict(
         out: Picture to write; outputs/IMAGE-answer.png, counted on, unless given.
         resize: Resize pictures of another size than the run's, which are refused otherwise.
         force: Replace a file that exists.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: No progress bar.
     """
     import torch
@@ -255,12 +271,13 @@ def predict(
     from lowland.trained.targets import name_output
     from lowland.training import cpu_threads
 
-    model = load(run)
+    model = load(run, device=device)
     channels = conditioning_channels(model, given_channels)
     target = name_output(image, out, "answer")
     check_target(target, model.shape, [image, model.run.path], force=force, beside=True)
     x, g = read_channels(model, image, channels, resize=resize), torch.Generator().manual_seed(seed)
-    with cpu_threads(model.threads), tqdm(unit="step", disable=quiet) as bar:
+    place = str(model.device)
+    with cpu_threads(model.threads), tqdm(desc=place, unit="step", disable=quiet) as bar:
         found = model.predict(
             x,
             channels,

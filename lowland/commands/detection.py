@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from lowland.devices import AUTO
+
 
 def detect(
     run: str | Path,
@@ -19,6 +21,7 @@ def detect(
     resize: bool = False,
     skip_bad: bool = False,
     force: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> int:
     """Tell outliers from inliers: `detect RUN PATH...`, after `detect fit RUN --calibration
@@ -43,6 +46,8 @@ def detect(
         resize: Resize pictures of another size than the run's, which are refused otherwise.
         skip_bad: Leave out files that cannot be read, and list them; at most half of all.
         force: Replace a file that exists.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: No progress bar.
     """
     from functools import partial
@@ -55,7 +60,7 @@ def detect(
     from lowland.trained.targets import check_new, make_folder
     from lowland.training import cpu_threads
 
-    model = load(run)
+    model = load(run, device=device)
     if out is not None:
         check_new([out], [*paths, model.run.path], force=force)
     hidden = quiet or (out is None and sys.stdout.isatty())
@@ -69,7 +74,7 @@ def detect(
             delta=delta,
             resize=resize,
             skip_bad=skip_bad,
-            progress=partial(tqdm, desc="detect", unit="piece", disable=hidden),
+            progress=partial(tqdm, desc=f"detect on {model.device}", unit="piece", disable=hidden),
         )
         if out is not None:
             make_folder(Path(out))
@@ -88,6 +93,7 @@ def detect_fit(
     resize: bool = False,
     skip_bad: bool = False,
     force: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Path:
     """Fit a detector of a run to inliers in files and folders; write RUN/detector.safetensors.
@@ -107,6 +113,8 @@ def detect_fit(
         resize: Resize pictures of another size than the run's, which are refused otherwise.
         skip_bad: Leave out files that cannot be read, and list them; at most half of all.
         force: Replace a file that exists; the run's own detector is replaced without it.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: Say nothing of what the points can promise.
     """
     from lowland.data.images import load_batch
@@ -125,7 +133,7 @@ def detect_fit(
             "no calibration points came; fit takes inliers that the run was not trained on; write "
             "lowland detect fit RUN --calibration PATH"
         )
-    model = load(run)
+    model = load(run, device=device)
     if out is None and model.run.path.parent == pretrained_folder():
         raise RunError(
             f"{model.run.path.name} is shipped with lowland and is not written to; a detector of "
@@ -163,6 +171,7 @@ def bench(
     seed: int = 0,
     out: str | Path | None = None,
     force: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> str:
     """Compare every outlier score of runs on sets near and far, with intervals: `bench ood RUN...`.
@@ -178,6 +187,8 @@ def bench(
         seed: Of sets and bootstrap.
         out: JSON file with all rank metrics of every cell.
         force: Replace a file that exists.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: No progress bar.
     """
     from tqdm.auto import tqdm
@@ -193,8 +204,9 @@ def bench(
         check_new([out], runs, force=force)
     boards, lines = {}, []
     for run in runs:
-        model = load(run)
-        with cpu_threads(model.threads), tqdm(desc=run, disable=quiet) as bar:
+        model = load(run, device=device)
+        what = f"{run} on {model.device}"
+        with cpu_threads(model.threads), tqdm(desc=what, disable=quiet) as bar:
             found = compare_scores(
                 model,
                 count=count,

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from lowland.devices import AUTO
+
 
 def purify(
     run: str | Path,
@@ -16,6 +18,7 @@ def purify(
     out: str | Path | None = None,
     resize: bool = False,
     force: bool = False,
+    device: str = AUTO,
 ) -> Path:
     """Move images that were tampered with to where data lie; write a picture (as they came,
     purified) or numbers.
@@ -30,6 +33,8 @@ def purify(
         out: File to write, .png or .npy; outputs/IMAGE-purified.png, counted on, unless given.
         resize: Resize pictures of another size than the run's, which are refused otherwise.
         force: Replace a file that exists.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
     """
     import torch
 
@@ -38,7 +43,7 @@ def purify(
     from lowland.trained.files import check_target, write_points
     from lowland.trained.targets import name_output
 
-    model, target = load(run), name_output(images[0], out, "purified")
+    model, target = load(run, device=device), name_output(images[0], out, "purified")
     if target.suffix not in (".png", ".npy"):
         raise ValueError(
             f"out is {target}; purified points are written as .png or .npy; choose one of these "
@@ -51,7 +56,7 @@ def purify(
     x = model.purify(
         model.transform(given), generator=generator, method=method, steps=steps, sigma=sigma
     )
-    clean = model.inverse_transform(x)
+    clean = model.inverse_transform(x.cpu())
     if target.suffix == ".npy":
         return write_points(target, clean)
     pairs = torch.stack([given, clean], 1).flatten(0, 1).clamp(0, 1)
@@ -71,6 +76,7 @@ def attack(
     out: str | Path | None = None,
     force: bool = False,
     seed: int = 0,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> str:
     """Attack the classifier of a run: accuracy under each attack, under the worst of them, and
@@ -87,6 +93,8 @@ def attack(
         out: JSON to write.
         force: Replace a file that exists.
         seed: Seed of the attacks.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: No progress bar.
     """
     from tqdm.auto import tqdm
@@ -102,15 +110,16 @@ def attack(
                 ".json"
             )
         check_new([out], [run], force=force)
-    with tqdm(unit="attack", disable=quiet) as bar:
+    model = load(run, device=device)
+    with tqdm(desc=str(model.device), unit="attack", disable=quiet) as bar:
         found, checks = measure_robustness(
-            load(run),
+            model,
             epsilon,
             count=count,
             attacks=attacks,
             norm=norm,
             steps=steps,
-            purifier=None if purifier is None else load(purifier),
+            purifier=None if purifier is None else load(purifier, device=device),
             seed=seed,
             progress=lambda _: bar.update(),
         )

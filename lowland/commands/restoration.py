@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from lowland.devices import AUTO
+
 
 def restore(
     run: str | Path,
@@ -23,6 +25,7 @@ def restore(
     resize: bool = False,
     skip_bad: bool = False,
     force: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Path:
     """Restore an image that was measured badly; write a picture (observed, mean, standard
@@ -52,6 +55,8 @@ def restore(
         resize: Resize pictures of another size than the measurement's, which are refused otherwise.
         skip_bad: Leave out files that cannot be read, and list them; at most half of all.
         force: Replace a file that exists.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: No progress bar.
     """
     from torch import Generator
@@ -68,7 +73,7 @@ def restore(
     from lowland.trained.restoration import count_steps, restoration_settings
     from lowland.trained.targets import name_output
 
-    model, target = load(run), name_output(image, out, task)
+    model, target = load(run, device=device), name_output(image, out, task)
     settings = restoration_settings(model, draws=draws)
     known = ~hidden_mask(mask, model.shape, resize=resize) if task == "inpaint" else None
     operator = operator_of(task, model.shape, factor=factor, known=known)
@@ -86,7 +91,8 @@ def restore(
         skip_bad=skip_bad,
     )
     total = count_steps(settings, len(y))
-    with tqdm(total=total, unit="step", disable=quiet or method == "map") as bar:
+    place, hidden = str(model.device), quiet or method == "map"
+    with tqdm(total=total, desc=place, unit="step", disable=hidden) as bar:
         answer = model.restore(
             operator,
             y,

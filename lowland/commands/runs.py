@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
+from lowland.devices import AUTO, pick_device
 from lowland.registry import Plain
 
 
@@ -24,6 +25,7 @@ def train(
     data_root: str | Path | None = None,
     skip_bad: bool = False,
     evaluate: bool = True,
+    device: str | None = None,
     quiet: bool = False,
 ) -> Path:
     """Train a recipe, evaluate it and write its report; return the path of RUN/report.html.
@@ -37,6 +39,8 @@ def train(
         skip_bad: Leave out pictures of a folder that cannot be read, and list them; at most half.
         evaluate: Measure the run when it is trained, which may take longer than training;
             `lowland evaluate RUN` does it later.
+        device: Where to train and measure, in place of the recipe's training.device: auto (a GPU if
+            there is one, else the CPU), cpu, cuda, cuda:1, mps, xpu.
         quiet: No progress bar.
     """
     from lowland.config import parse_overrides, read_recipe
@@ -48,6 +52,8 @@ def train(
         overrides["data.root"] = str(data_root)
     if skip_bad:
         overrides["data.skip_bad"] = True
+    if device is not None:
+        overrides["training.device"] = str(device)
     source = recipe if isinstance(recipe, str | Path | Mapping) else recipe.plain()
     values = read_recipe(source, overrides).plain()
     place = _choose_free(Path("runs") / values["name"]) if run is None else Path(run)
@@ -62,6 +68,7 @@ def resume(
     *,
     allow_changes: bool = False,
     evaluate: bool = True,
+    device: str | None = None,
     quiet: bool = False,
 ) -> Path:
     """Go on with a run that was stopped, then evaluate and report; the result equals that of a run
@@ -76,6 +83,7 @@ def resume(
         allow_changes: Go on with a recipe or data that were changed all the same, and name each
             change.
         evaluate: Measure the run when it is trained; `lowland evaluate RUN` does it later.
+        device: Where to go on and measure, in place of training.device in RUN/recipe.json.
         quiet: No progress bar.
     """
     from lowland.config import read_recipe
@@ -88,7 +96,8 @@ def resume(
             f"{found.path} trains an energy of your own, {named}; lowland imports no code that a "
             "file names; go on in Python with lowland.fit(recipe, run, energy=...)"
         )
-    recipe = read_recipe(found.path / "recipe.json").plain()
+    changes = {} if device is None else {"training.device": str(device)}
+    recipe = read_recipe(found.path / "recipe.json", changes).plain()
     return _train_and_report(recipe, found.path, quiet, allow_changes, evaluated=evaluate)
 
 
@@ -122,6 +131,7 @@ def evaluate(
     likelihood: bool = False,
     chains: int = 200,
     num_temperatures: int = 1000,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Plain:
     """Measure samples, detection and restoration of a run on its test part, or its likelihood;
@@ -134,6 +144,8 @@ def evaluate(
         chains: Of each direction, with --likelihood.
         num_temperatures: Intermediate distributions between the base and the energy, with
             --likelihood; more of them close the bracket.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: Say nothing on the way.
     """
     from tqdm.auto import tqdm
@@ -148,12 +160,14 @@ def evaluate(
             tqdm.write(f"evaluate: {text}", file=sys.stderr)
 
     with Run.open(run).lock():
-        model = load(run)
+        model = load(run, device=device)
         with cpu_threads(model.threads):
+            say(f"on {model.device}")
             if not likelihood:
                 return evaluate_model(model, say)
             # both directions, and the chains between them
-            with tqdm(total=4 * num_temperatures, unit="step", disable=quiet) as bar:
+            total, place = 4 * num_temperatures, str(model.device)
+            with tqdm(total=total, desc=place, unit="step", disable=quiet) as bar:
                 return measure_likelihood(
                     model,
                     chains=chains,
@@ -211,6 +225,9 @@ def _train_and_report(
     from lowland.training import TrainingStoppedError, fit
     from lowland.training.distributed import launched_team
 
+    device = pick_device(recipe["training"]["device"])
+    if not quiet and launched_team().is_main:
+        print(f"train: on {device}", file=sys.stderr)
     try:
         fit(recipe, run, progress=not quiet, allow_changes=allow_changes)
     except TrainingStoppedError:
@@ -219,7 +236,7 @@ def _train_and_report(
         raise
     if launched_team().is_main:
         if evaluated:
-            evaluate(run, quiet=quiet)
+            evaluate(run, device=str(device), quiet=quiet)
         report(run)
         if not quiet:
             _say_size(run)

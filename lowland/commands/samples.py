@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from lowland.devices import AUTO
+
 
 def sample(
     run: str | Path,
@@ -14,6 +16,7 @@ def sample(
     label: int | str | None = None,
     seed: int = 0,
     force: bool = False,
+    device: str = AUTO,
     quiet: bool = False,
 ) -> Path:
     """Draw samples into a .npy, .npz or .png file.
@@ -30,6 +33,8 @@ def sample(
             unless given.
         seed: Seed of the draws.
         force: Replace a file that exists.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
         quiet: No progress bar.
     """
     from dataclasses import replace
@@ -39,7 +44,7 @@ def sample(
     from lowland.trained.sampling import sample_to_file
     from lowland.training import cpu_threads
 
-    model, changes = load(run), parse_overrides(set)
+    model, changes = load(run, device=device), parse_overrides(set)
     others = [key for key in changes if not key.startswith("generation.")]
     if others:
         raise ValueError(
@@ -65,6 +70,7 @@ def energy(
     resize: bool = False,
     skip_bad: bool = False,
     force: bool = False,
+    device: str = AUTO,
 ) -> str | Path:
     """Compute energy, p-value and verdict of images, folders of images, .npy or .npz files.
 
@@ -80,13 +86,15 @@ def energy(
         resize: Resize pictures of another size than the run's, which are refused otherwise.
         skip_bad: Leave out files that cannot be read, and list them; at most half of all.
         force: Replace a file that exists.
+        device: Where to compute: auto (a GPU if there is one, else the CPU), cpu, cuda, cuda:1,
+            mps, xpu.
     """
     from lowland.trained import load
     from lowland.trained.scoring import EnergyTable
     from lowland.trained.targets import check_new
     from lowland.training import cpu_threads
 
-    model = load(run)
+    model = load(run, device=device)
     if out is not None:
         check_new([out], [*paths, model.run.path], force=force)
     with cpu_threads(model.threads):

@@ -16,6 +16,7 @@ from lowland.nets.boltzmann import RBM
 from lowland.registry import Plain
 from lowland.seeds import make_generator
 from lowland.trained import Model, load, saved_chains
+from lowland.trained.placement import place_points
 
 MAX_FILTERS = 64  # hidden units shown, those with the largest weights
 NUM_PARTICLES = 10  # fantasy particles
@@ -51,7 +52,7 @@ def measure_boltzmann(model: Model, found: Findings, say: Callable[[str], object
     """
     machine = model.energy
     assert isinstance(machine, RBM)
-    generator = make_generator(model.recipe["seed"], "boltzmann")
+    generator = make_generator(model.recipe["seed"], "boltzmann", device=model.device)
     say("looking into the machine")
     with torch.no_grad():
         found.arrays |= _filters(machine) | _fantasies(model, machine, generator)
@@ -106,7 +107,8 @@ def _activity(model: Model, machine: RBM) -> tuple[dict[str, Tensor], Plain]:
     test part; returns arrays, and counts of dead and saturated units.
     """
     test = model.data.test
-    active = torch.cat([machine.hidden_mean(part) for part in test.x.split(1024)])
+    parts = (place_points(model, part) for part in test.x.split(1024))
+    active = torch.cat([machine.hidden_mean(part).cpu() for part in parts])
     means = active.mean(0)
     shown = torch.arange(min(MAX_MAPPED, len(test)))
     if test.y is not None:
@@ -154,11 +156,11 @@ def _bracket_over_training(
     points: list[Plain] = []
     deadline = Deadline(MAX_SECONDS)
     for step in chosen:
-        machine = load(model.run.path, step=step).energy
+        machine = load(model.run.path, step=step, device=model.device).energy
         try:
             z = log_z(
                 machine,
-                data=base_data(model.data),
+                data=place_points(model, base_data(model.data)),
                 chains=LOG_Z_CHAINS,
                 num_temperatures=LOG_Z_TEMPERATURES,
                 generator=generator,
@@ -175,7 +177,7 @@ def _bracket_over_training(
             continue
         likelihood = log_likelihood(
             machine,
-            model.data.test.x,
+            place_points(model, model.data.test.x),
             z,
             binarization=model.data.binarization_note or "binary as stored",
         )

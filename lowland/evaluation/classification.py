@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lowland.devices import find_device, to_float64
 from lowland.energy import Energy, freeze
 from lowland.evaluation.findings import Findings
 from lowland.metrics import reliability, share
@@ -11,10 +12,13 @@ from lowland.trained import Model
 
 
 def class_probabilities(energy: Energy, x: Tensor) -> Tensor:
-    """Compute p(y | x) = softmax(−e(x)), (N, K) in float64, at points x (N, *event)."""
+    """Compute p(y | x) = softmax(−e(x)), (N, K) in float64, at points x (N, *event) of any
+    device.
+    """
     with freeze(energy) as energy, torch.no_grad():
-        heads = [class_energies(energy, part) for part in x.split(1000)]
-    return torch.softmax(-torch.cat(heads).double(), 1)
+        place = find_device(energy) or x.device
+        heads = [class_energies(energy, part.to(place)).to(x.device) for part in x.split(1000)]
+    return torch.softmax(-to_float64(torch.cat(heads)), 1)
 
 
 def measure_classification(model: Model, found: Findings) -> None:

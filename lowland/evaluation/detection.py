@@ -5,12 +5,12 @@ from torch import Tensor
 
 from lowland.data import load_data
 from lowland.domain import Domain
-from lowland.energy import energy_values
 from lowland.evaluation.findings import Findings
 from lowland.metrics import aupr, auroc, detection_error, false_alarms, fpr95
 from lowland.registry import Plain
 from lowland.tasks.detection.registry import outlier_score_to_dict
 from lowland.trained import Model
+from lowland.trained.placement import compute_energies
 
 METRICS = (auroc, aupr, fpr95, detection_error)
 
@@ -37,7 +37,7 @@ def measure_detection(
     detector.ranks(nominal)  # refuses a rate that the calibration part cannot promise
     model.run.write_tensors(
         "calibration.safetensors",
-        {"energies": energy_values(model.marginal, model.data.calibration.x)},
+        {"energies": compute_energies(model, model.data.calibration.x)},
         {"weights": model.digest},
     )
     scores = detector.outlier_scores(test)
@@ -62,12 +62,12 @@ def measure_detection(
         "outliers": {},
     }
     found.arrays |= {
-        "energies/train": energy_values(model.marginal, model.data.train.x[:5000]),
-        "energies/test": energy_values(model.marginal, test),
-        "energies/samples": energy_values(model.marginal, samples),
+        "energies/train": compute_energies(model, model.data.train.x[:5000]),
+        "energies/test": compute_energies(model, test),
+        "energies/samples": compute_energies(model, samples),
     }
     for label, x in outliers.items():
-        found.arrays[f"energies/{label}"] = energy_values(model.marginal, x)
+        found.arrays[f"energies/{label}"] = compute_energies(model, x)
         found_at = detector.outlier_scores(x)
         figures["outliers"][label] = {
             m.__name__: m(scores, found_at).to_dict() for m in METRICS

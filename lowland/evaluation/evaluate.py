@@ -59,7 +59,8 @@ def evaluate_model(model: Model, say: Callable[[str], object] = lambda _: None) 
     if model.data.note:
         found.notes.append(model.data.note)
     found.figures |= {"seconds": round(time.monotonic() - began, 1), "notes": found.notes}
-    found.figures["weights"] = model.digest
-    model.run.write_tensors("evaluation.safetensors", found.arrays, {"weights": model.digest})
+    found.figures |= {"weights": model.digest, "device": str(model.device)}
+    arrays = {name: array.cpu() for name, array in found.arrays.items()}
+    model.run.write_tensors("evaluation.safetensors", arrays, {"weights": model.digest})
     model.run.write_json("evaluation.json", to_plain(found.figures))
     return found.figures

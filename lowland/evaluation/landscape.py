@@ -2,9 +2,10 @@
 
 import torch
 
-from lowland.energy import energy_values, value_and_score
+from lowland.energy import value_and_score
 from lowland.evaluation.findings import Findings
 from lowland.trained import Model
+from lowland.trained.placement import compute_energies, place_points
 
 
 def measure_landscape(model: Model, found: Findings) -> None:
@@ -21,11 +22,11 @@ def measure_landscape(model: Model, found: Findings) -> None:
     points = [
         torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).view(-1, 2) for axes in (fine, coarse)
     ]
-    _, field_vectors = value_and_score(model.marginal, points[1])
+    _, field_vectors = value_and_score(model.marginal, place_points(model, points[1]))
     found.arrays |= {
         "landscape/x": fine[0],
         "landscape/y": fine[1],
-        "landscape/energy": energy_values(model.marginal, points[0]).view(121, 121),
+        "landscape/energy": compute_energies(model, points[0]).view(121, 121),
         "field/points": points[1],
         "field/vectors": field_vectors,
     }

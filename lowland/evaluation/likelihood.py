@@ -18,6 +18,7 @@ from lowland.plain import to_plain
 from lowland.registry import Plain
 from lowland.seeds import make_generator
 from lowland.trained import Model
+from lowland.trained.placement import place_points
 
 MAX_EXAMPLES = 10_000  # of each part
 
@@ -36,9 +37,9 @@ def measure_likelihood(
     progress: called with 1 per temperature of each direction and per step of chains; see `log_z`.
     """
     began = time.monotonic()
-    generator = make_generator(model.recipe["seed"], "likelihood")
+    generator = make_generator(model.recipe["seed"], "likelihood", device=model.device)
     train, test = (
-        apply_treatment(model, part.x[:MAX_EXAMPLES], generator)
+        apply_treatment(model, place_points(model, part.x[:MAX_EXAMPLES]), generator)
         for part in (model.data.train, model.data.test)
     )
     say("bracketing log Z: from the base to the energy and back")
@@ -71,6 +72,7 @@ def measure_likelihood(
         "notes": _notes(model),
         "seconds": round(time.monotonic() - began, 1),
         "weights": model.digest,
+        "device": str(model.device),
     }
     model.run.write_tensors("likelihood.safetensors", _course(found), {"weights": model.digest})
     model.run.write_json("likelihood.json", to_plain(figures))
@@ -83,11 +85,12 @@ def apply_treatment(model: Model, x: Tensor, generator: torch.Generator) -> Tens
     """
     if model.data.binarization == "stochastic":
         return x if bool(model.energy.domain.contains(x).all()) else bernoulli_sample(x, generator)
+    how: Plain = {"dtype": x.dtype, "device": x.device}
     if model.recipe["training"]["dequantise"] and model.data.num_gray_levels:
         levels = model.data.num_gray_levels
-        x = (x * (levels - 1) + torch.rand(x.shape, generator=generator, dtype=x.dtype)) / levels
+        x = (x * (levels - 1) + torch.rand(x.shape, generator=generator, **how)) / levels
     if _noise(model):
-        noise = _noise(model) * torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        noise = _noise(model) * torch.randn(x.shape, generator=generator, **how)
         x, _ = model.energy.domain.reflect(x + noise)
     return x
 

@@ -10,6 +10,7 @@ from lowland.registry import Plain
 from lowland.tasks import Restoration
 from lowland.trained import Model
 from lowland.trained.measurement import operator_of
+from lowland.trained.placement import place_points
 from lowland.trained.restoration import restoration_settings
 from lowland.training.classifier import ImageClassifier
 
@@ -38,7 +39,7 @@ def measure_restoration(
     known = lower_half_hidden(model.data.domain)
     seen = noisy * known
     inpainted = _restore(model, found, "inpaint", known, truth, seen, generator)
-    others = _simple_inpaintings(model.data.train.x, seen, known)
+    others = _simple_inpaintings(model, seen, known)
     guesses = {"lowland mean": inpainted.mean, "lowland one draw": inpainted.draws[0], **others}
     filled = {name: torch.where(known, seen, x).clamp(0, 1) for name, x in guesses.items()}
     inpaint = _measure(inpainted, truth, filled, ~known)
@@ -70,7 +71,7 @@ def _restore(
     """Restore what was seen, and keep some images for the report."""
     operator = operator_of(task, model.shape, known=known)
     sigma = restoration_settings(model)["sigma"]
-    answer = model.restore(operator, seen, sigma, generator=generator)
+    answer = model.restore(operator, seen, sigma, generator=generator).to("cpu")
     shown = {"original": truth, "observed": seen, "mean": answer.mean, "spread": answer.std}
     found.arrays |= {f"{task}/{name}": x[:MAX_IMAGES] for name, x in shown.items()}
     found.arrays[f"{task}/draws"] = answer.draws[:3, :MAX_IMAGES]
@@ -100,8 +101,9 @@ def coverage(
     return mean(shares[counts > 0])
 
 
-def _simple_inpaintings(train: Tensor, seen: Tensor, known: Tensor) -> dict[str, Tensor]:
+def _simple_inpaintings(model: Model, seen: Tensor, known: Tensor) -> dict[str, Tensor]:
     """Return the training image nearest in the known pixels, and the mean training image."""
-    _, which = nearest(seen * known, train * known)
+    train = model.data.train.x
+    which = nearest(place_points(model, seen * known), train * known)[1].cpu()
     average = train.mean(0, keepdim=True).expand_as(seen)
     return {"nearest neighbour": train[which], "mean image": average}

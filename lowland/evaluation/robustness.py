@@ -20,6 +20,7 @@ from lowland.robustness import (
 )
 from lowland.tasks import PurifiedClassifier, as_classifier
 from lowland.trained import Model
+from lowland.trained.placement import check_one_device, place_points
 from lowland.trained.purification import purification_settings, purifying_energy
 
 EOT = 20  # calls over which gradients are averaged where the model draws noise
@@ -61,6 +62,7 @@ def measure_robustness(
     white = PGD(steps=steps, norm=norm, bounds=bounds)
     evaluations: int | None = None  # as many as the noise of the classifier asks for
     if purifier is not None:
+        check_one_device([model, purifier])
         known, white, classifier = _adaptive_attacks(
             classifier, purifier, steps, norm, bounds, seed
         )
@@ -73,7 +75,7 @@ def measure_robustness(
         )
     chosen = {name: one for name, one in known.items() if not attacks or name in attacks}
     more: Plain = {
-        "generator": torch.Generator().manual_seed(seed),
+        "generator": torch.Generator(model.device).manual_seed(seed),
         "bounds": bounds,
         "evaluations": evaluations,
     }
@@ -106,7 +108,8 @@ def _labelled_images(model: Model, count: int) -> tuple[Tensor, Tensor, tuple[fl
             f"the data of {model.name} have no labels; attacks are on labels; choose a run on "
             "labelled data"
         )
-    return model.data.test.x[:count], y[:count], (domain.lo, domain.hi)
+    x = place_points(model, model.data.test.x[:count])
+    return x, y[:count].to(model.device), (domain.lo, domain.hi)
 
 
 def _adaptive_attacks(
@@ -123,7 +126,7 @@ def _adaptive_attacks(
     purified = PurifiedClassifier(
         purifying_energy(purifier),
         classifier,
-        generator=torch.Generator().manual_seed(seed + 1),
+        generator=torch.Generator(purifier.device).manual_seed(seed + 1),
         **purification_settings(purifier),
     )
     more: Plain = {"norm": norm, "bounds": bounds, "loss": "margin"}

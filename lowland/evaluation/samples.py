@@ -7,7 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lowland.energy import energy_values
 from lowland.evaluation.findings import Findings
 from lowland.metrics import (
     class_entropy,
@@ -22,6 +21,7 @@ from lowland.metrics import (
 from lowland.registry import Plain
 from lowland.tasks.generate import Samples
 from lowland.trained import Model
+from lowland.trained.placement import compute_energies, place_points
 from lowland.training.classifier import ImageClassifier, train_classifier
 from lowland.training.rehearsal import scores_data
 
@@ -36,7 +36,9 @@ def train_judge(
     if not steps or not model.data.classes or len(model.data.domain.shape) != 3:
         return None
     say("training a judge on real images")
-    return train_classifier(model.data.train, model.data.classes, steps=steps, seed=0)
+    return train_classifier(
+        model.data.train, model.data.classes, steps=steps, seed=0, device=model.device
+    )
 
 
 def measure_samples(
@@ -48,7 +50,7 @@ def measure_samples(
     count = model.recipe["evaluation"]["samples"]
     made = model.sample(count, generator=generator)
     film = model.sample(8 if len(model.shape) == 3 else 300, generator=generator, frames=11)
-    test = model.data.test.x[: max(count, 500)]
+    test = place_points(model, model.data.test.x[: max(count, 500)])
     near, which = nearest(made.x, model.data.train.x)
     near_test, _ = nearest(test, model.data.train.x)
     edge, typical = near_test.quantile(0.01), near_test.median()
@@ -63,8 +65,8 @@ def measure_samples(
         "frechet": {"value": frechet_distance(flat[0], flat[1])},
     }
     if scores_data(model.energy):
-        drawn = energy_values(model.marginal, model.marginal.domain.project(made.x))
-        figures["gap"] = energy_gap(energy_values(model.marginal, test), drawn).to_dict()
+        drawn = compute_energies(model, model.marginal.domain.project(made.x))
+        figures["gap"] = energy_gap(compute_energies(model, test), drawn).to_dict()
     if judge is not None:
         figures |= _classify(model, found, judge, made)
     found.figures["samples"] = figures
@@ -72,7 +74,7 @@ def measure_samples(
         "samples": made.x,
         "data": model.data.train.x[:MAX_SHOWN],
         "neighbour_samples": made.x[:16],
-        "neighbour_of": model.data.train.x[which[:16]],
+        "neighbour_of": model.data.train.x[which[:16].cpu()],
         "distances_samples": near,
         "distances_test": near_test,
     }

@@ -57,6 +57,6 @@ def to_pyod(
 
         def decision_function(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
             scores = self.detector_.outlier_scores(to_points(self.energy, X))
-            return scores.double().numpy()
+            return scores.cpu().double().numpy()
 
     return EnergyModel(energy, outlier_score, contamination)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lowland.metrics.estimate import Estimate, mean, share
-from lowland.metrics.inputs import Numbers, read_vector
+from lowland.metrics.inputs import Numbers, draw_rows, read_vector
 from lowland.scalars import read_integer, read_number
 
 MAX_BOOTSTRAP_SIZE = 4_000_000  # numbers of a bootstrap in memory at once
@@ -151,7 +151,7 @@ def separation(
     for start in range(0, draws, size):
         many = min(size, draws - start)
         tables = [
-            _tally(side[torch.randint(len(side), (many, len(side)), generator=generator)], groups)
+            _tally(side[draw_rows(len(side), (many, len(side)), generator, side.device)], groups)
             for side in sides
         ]
         for name, metric in RANK_METRICS.items():

@@ -9,6 +9,8 @@ subtracted number by number.
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
+
 DIRECT_WIDTH = 16  # numbers of a point up to which subtraction costs no more than a product
 DIRECT_COST = 5e7  # differences that take some hundredths of a second
 RESOLUTION = 2.0**23  # a square counts as resolved at so many rounding errors
@@ -23,7 +25,8 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
     >>> distances(x, x).tolist()
     [[0.0, 0.25], [0.25, 0.0]]
     """
-    a, b = a.double(), b.double()
+    a = to_float64(a)
+    b = to_float64(b).to(a.device)
     if a.shape[1] <= DIRECT_WIDTH or len(a) * b.numel() <= DIRECT_COST:
         return torch.cdist(a, b, compute_mode=SUBTRACT)
     centre = b.mean(0)
@@ -39,7 +42,7 @@ def distances(a: Tensor, b: Tensor) -> Tensor:
 
 def median_distance(x: Tensor) -> float:
     """Return the median distance between different points of x (N, D); 1 if all are equal."""
-    far = torch.pdist(x.double())
+    far = torch.pdist(to_float64(x))
     apart = far[far > 0]
     if not len(apart):
         return 1.0

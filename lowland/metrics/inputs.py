@@ -12,6 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import check_finite
 from lowland.energy.points import describe
 
@@ -23,8 +24,9 @@ NUMERIC_KINDS = "biuf"  # of NumPy's dtypes: bool, signed, unsigned, floating
 def read_numbers(what: str, values: Numbers, *, finite: bool = True) -> Tensor:
     """Return real numbers of any shape as a float64 tensor without a graph.
 
-    Tensors stay on their device. Raises ValueError for what is not an array of real numbers, for
-    NaN, and for infinity unless `finite` is False.
+    Tensors stay on their device, unless that has no float64: then they come to the CPU. Raises
+    ValueError for what is not an array of real numbers, for NaN, and for infinity unless `finite`
+    is False.
 
     >>> read_numbers("pixels", np.array([200, 100], dtype=np.uint8)).tolist()
     [200.0, 100.0]
@@ -33,7 +35,7 @@ def read_numbers(what: str, values: Numbers, *, finite: bool = True) -> Tensor:
         if values.is_complex() or values.layout != torch.strided:
             raise _refuse(what, describe(values))
         _check_exact(what, values)
-        numbers = values.detach().double()
+        numbers = to_float64(values.detach())
     else:
         if isinstance(values, np.ma.MaskedArray):
             raise ValueError(
@@ -88,7 +90,7 @@ def read_points(what: str, values: Numbers, *, least: int = 1) -> Tensor:
 
 
 def read_sides(x: Numbers, y: Numbers, *, least: int = 2) -> tuple[Tensor, Tensor]:
-    """Return two sets of points as float64 rows (N, D) and (M, D) on one device.
+    """Return two sets of points as float64 rows (N, D) and (M, D) on the device of the first.
 
     Raises ValueError for points of different sizes, and as `read_points` does.
     """
@@ -115,6 +117,14 @@ def read_labels(what: str, values: Numbers, classes: int | None = None) -> Tenso
             f"from 0{top} are needed; check them"
         )
     return labels.long()
+
+
+def draw_rows(
+    among: int, shape: tuple[int, ...], generator: torch.Generator, device: torch.device
+) -> Tensor:
+    """Draw indices of a shape below `among`, with repeats; the generator may be of any device."""
+    drawn = torch.randint(among, shape, generator=generator, device=generator.device)
+    return drawn.to(device)
 
 
 def _check_exact(what: str, values: Tensor | NDArray[Any]) -> None:

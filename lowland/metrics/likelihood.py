@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lowland.devices import has_float64, to_float64
 from lowland.energy import Energy, check_points, energy_values, lift
 from lowland.metrics.estimate import mean
 from lowland.metrics.inputs import Numbers, read_numbers
@@ -121,7 +122,7 @@ def log_likelihood(
             "binary data came without the name of their binarization; numbers on differently "
             "binarized data cannot be compared; pass for example binarization='threshold 0.5'"
         )
-    values = energy_values(energy, data, batch_size=batch_size).double()
+    values = to_float64(energy_values(energy, data, batch_size=batch_size))
     if bool(values.isnan().any()):
         raise ValueError(
             f"{int(values.isnan().sum())} of {len(values)} energies are not numbers; a likelihood "
@@ -202,6 +203,9 @@ def dequantise(grey: Numbers, levels: int, generator: torch.Generator) -> Tensor
             f"whole numbers from 0 to {levels - 1}; multiply images in [0, 1] by {levels - 1} and "
             "round them"
         )
-    u = torch.rand(values.shape, generator=generator, device=values.device, dtype=torch.float64)
+    place = generator.device
+    dtype = torch.float64 if has_float64(place) else torch.float32
+    u = torch.rand(values.shape, generator=generator, device=place, dtype=dtype)
     below_one = 1 - torch.finfo(torch.float32).eps / 2  # keeps the last level inside
-    return ((values + u) / levels).to(torch.float32).clamp(max=below_one)
+    spread = ((values + u.to(values)) / levels).to(torch.float32).clamp(max=below_one)
+    return spread.to(grey.device) if isinstance(grey, Tensor) else spread

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lowland.metrics.distances import distances, median_distance
 from lowland.metrics.estimate import Estimate, share
-from lowland.metrics.inputs import Numbers, read_labels, read_sides
+from lowland.metrics.inputs import Numbers, draw_rows, read_labels, read_sides
 from lowland.scalars import read_integer, read_number
 
 CHUNK = 512  # points compared with all others at once
@@ -118,13 +118,18 @@ def two_sample_accuracy(
             f"{count} points on the smaller side came with hidden {hidden} and steps {steps}; at "
             "least 16 points, one unit and one step are needed; pass more"
         )
-    sides = [part[torch.randperm(len(part), generator=generator)[:count]] for part in points]
+    place = generator.device
+    sides = [
+        part[torch.randperm(len(part), generator=generator, device=place)[:count].to(part.device)]
+        for part in points
+    ]
     half = count // 2
     z = torch.cat([part[:half] for part in sides] + [part[half:] for part in sides])
     z, spread = z - z.mean(0), z.std(0)
     z = torch.where(spread > MIN_SPREAD * z.abs().amax(), z / spread, 0.0).float()
     train, rest = 2 * half, count - half
-    truth = torch.cat([torch.arange(train) >= half, torch.arange(2 * rest) >= rest])
+    where = [torch.arange(train) >= half, torch.arange(2 * rest) >= rest]
+    truth = torch.cat(where).to(z.device)
     logit = _train_classifier(z[:train], truth[:train].float(), hidden, steps, generator)
     right = (logit(z[train:]) > 0) == truth[train:]
     return share(int(right.sum()), 2 * rest)
@@ -136,8 +141,9 @@ def _train_classifier(
     """Train a perceptron on rows x with truth 0 or 1; return its logit as a function."""
     inputs = x.shape[1]
     how: Any = {"dtype": x.dtype, "device": x.device}
-    first = torch.randn(inputs, hidden, generator=generator, dtype=x.dtype).to(x.device)
-    last = torch.randn(hidden, generator=generator, dtype=x.dtype).to(x.device)
+    drawn: Any = {"dtype": x.dtype, "device": generator.device}
+    first = torch.randn(inputs, hidden, generator=generator, **drawn).to(x.device)
+    last = torch.randn(hidden, generator=generator, **drawn).to(x.device)
     first, last = first / math.sqrt(inputs), last / math.sqrt(hidden)
     weights = [first, torch.zeros(hidden, **how), last, torch.zeros((), **how)]
 
@@ -148,7 +154,7 @@ def _train_classifier(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.inference_mode(False), torch.enable_grad():
         for _ in range(steps):
-            rows = torch.randint(len(x), (256,), generator=generator)
+            rows = draw_rows(len(x), (256,), generator, x.device)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logit(x[rows]), truth[rows])
             optimizer.zero_grad()
             loss.backward()
@@ -162,8 +168,8 @@ def _train_classifier(
 def nearest(x: Numbers, reference: Numbers, *, leave_out: bool = False) -> tuple[Tensor, Tensor]:
     """Return the Euclidean distance (N,) of each x to its nearest reference point, and its index.
 
-    Distances are float64. leave_out: x is the reference itself; a point is then not its own
-    neighbour.
+    Distances are float64, on the device of x where it has that. leave_out: x is the reference
+    itself; a point is then not its own neighbour.
     """
     a, b = read_sides(x, reference, least=1)
     if leave_out and (a.shape != b.shape or len(a) < 2):
@@ -175,7 +181,7 @@ def nearest(x: Numbers, reference: Numbers, *, leave_out: bool = False) -> tuple
     for i in range(0, len(a), CHUNK):
         far = distances(a[i : i + CHUNK], b)
         if leave_out:
-            far[torch.arange(len(far)), torch.arange(i, i + len(far))] = math.inf
+            far.diagonal(i).fill_(math.inf)
         least, which = far.min(1)
         found.append(least)
         indices.append(which)

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import Energy, check_finite, check_gradient, check_points, lift, value_and_score
 from lowland.metrics.distances import distances, median_distance
 from lowland.metrics.estimate import Estimate
@@ -44,7 +45,7 @@ def ksd(energy: Energy, x: Tensor, *, scale: float | None = None) -> Estimate:
     score = value_and_score(energy, x)[1]
     check_finite(score, "scores")
     check_gradient(energy, x)
-    a, s = (part.detach().flatten(1).double() for part in (x, score))
+    a, s = (to_float64(part.detach().flatten(1)) for part in (x, score))
     a = a - a.mean(0)
     squares = distances(a, a).square()
     c2 = median_distance(a[:1000]) ** 2 if scale is None else scale**2

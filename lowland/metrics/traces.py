@@ -160,7 +160,7 @@ class Summary:
         if self.round_trips is not None:
             lines.append(
                 f"{int(self.round_trips.sum())} round trips, "
-                f"{self.round_trips.double().mean():.2g} per chain in {self.sweeps} sweeps"
+                f"{self.round_trips.float().mean():.2g} per chain in {self.sweeps} sweeps"
             )
         return lines
 

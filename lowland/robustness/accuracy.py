@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.devices import check_generator
 from lowland.metrics.estimate import Estimate, mean
 from lowland.plain import to_plain
 from lowland.robustness.carlini_wagner import CW
@@ -186,7 +187,7 @@ def _answer(model: Model, x: Tensor, batch: int) -> Tensor:
 def _are_correct(logits: Tensor, labels: Tensor) -> Tensor:
     """Return 1 where logits (N, K) predict the label and are numbers, else 0, float64."""
     known = ~logits.isnan().any(1)
-    return ((logits.argmax(1) == labels) & known).double().cpu()
+    return ((logits.argmax(1) == labels) & known).cpu().double()
 
 
 def _evaluate_clean(
@@ -252,6 +253,7 @@ def robust_accuracy(
             f"name, none called 'clean' or '{MINIMUM}', at least one, and norm 'inf' or '2' are "
             "needed; correct them"
         )
+    check_generator(generator, x.device)
     x = x.detach()
     clean, evaluations = _evaluate_clean(model, x, labels, evaluations, batch)
     correct, points = {"clean": clean}, [x]

@@ -13,6 +13,7 @@ from lowland.robustness.threat_model import (
     eval_frozen,
     find_gradient,
     margin,
+    per_row,
     project_bounds,
     read_settings,
 )
@@ -65,7 +66,8 @@ class CW:
         for _ in range(self.binary_search_steps):
             at, size = self._descend(model, x, labels, weight)
             success, closer = size < torch.inf, size < reach
-            best[closer], reach[closer] = at[closer], size[closer]
+            best = torch.where(per_row(closer, x), at, best)
+            reach = torch.where(closer, size, reach)
             high = torch.where(success, torch.minimum(high, weight), high)
             low = torch.where(success, low, torch.maximum(low, weight))
             weight = torch.where(high < torch.inf, (low + high) / 2, 10 * weight)
@@ -84,7 +86,8 @@ class CW:
                 square = (leaf - x).square().flatten(1).sum(1)
                 size = square.detach().sqrt()
                 closer = (excess.detach() > 0) & (size < reach)
-                best[closer], reach[closer] = leaf.detach()[closer], size[closer]
+                best = torch.where(per_row(closer, x), leaf.detach(), best)
+                reach = torch.where(closer, size, reach)
                 loss = square + weight * (self.confidence - excess).clamp_min(0.0)
                 leaf.grad = find_gradient(loss.sum(), leaf)
                 adam.step()

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lowland.devices import check_generator
 from lowland.robustness.threat_model import (
     Bounds,
     Model,
@@ -16,6 +17,7 @@ from lowland.robustness.threat_model import (
     margin,
     mask_label,
     open_rows,
+    per_row,
     pick_label,
     project_bounds,
     read_settings,
@@ -75,6 +77,7 @@ class PGD:
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
         classes, x = check_attack(model, x, labels, epsilon, self.bounds), x.detach()
+        check_generator(generator, x.device)
         epsilon = read_number("epsilon", epsilon, least=0)
         best, rank = x.clone(), torch.full((len(x),), -torch.inf, dtype=x.dtype, device=x.device)
         with eval_frozen(model) as model:
@@ -100,11 +103,12 @@ class PGD:
         size = max(0.25, 4 / (self.steps + 1)) if self.step_size is None else self.step_size
         for step in range(self.steps + 1):
             rows = open_rows(rank, self.early_stop)
-            if not len(rows):
+            if self.early_stop and not len(rank[rows]):
                 return
             now, gradient = self.evaluate(model, at[rows], y[rows], step < self.steps, turn)
             better = now > rank[rows]
-            best[rows[better]], rank[rows[better]] = at[rows[better]], now[better]
+            best[rows] = torch.where(per_row(better, x), at[rows], best[rows])
+            rank[rows] = torch.where(better, now, rank[rows])
             if gradient is not None:
                 move = epsilon * size * (1 - step / self.steps) * self._normalize(gradient)
                 at[rows] = self.project(x[rows], at[rows] + move, epsilon)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowland.devices import check_generator
 from lowland.robustness.threat_model import (
     Bounds,
     Model,
@@ -13,6 +14,7 @@ from lowland.robustness.threat_model import (
     eval_frozen,
     margin,
     open_rows,
+    per_row,
     project_bounds,
     read_settings,
 )
@@ -49,6 +51,7 @@ class Square:
         self, model: Model, x: Tensor, labels: Tensor, epsilon: float, *, generator: torch.Generator
     ) -> Tensor:
         check_attack(model, x, labels, epsilon, self.bounds)
+        check_generator(generator, x.device)
         epsilon = read_number("epsilon", epsilon, least=0)
         x = x.detach()
         if x.dim() != 4:
@@ -62,12 +65,13 @@ class Square:
             rank = self._margin(model, best, labels)
             for query in range(1, self.queries):
                 rows = open_rows(rank, self.early_stop)
-                if not len(rows):
+                if self.early_stop and not len(rank[rows]):
                     break
                 trial = self._add_squares(x[rows], best[rows], epsilon, query, generator)
                 now = self._margin(model, trial, labels[rows])
                 better = now > rank[rows]
-                best[rows[better]], rank[rows[better]] = trial[better], now[better]
+                best[rows] = torch.where(per_row(better, x), trial, best[rows])
+                rank[rows] = torch.where(better, now, rank[rows])
         return best
 
     def _add_squares(

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from lowland.devices import find_device
 from lowland.energy import freeze
 from lowland.energy.points import describe
 from lowland.scalars import read_integer, read_number
@@ -84,9 +85,16 @@ def project_bounds(x: Tensor, bounds: Bounds) -> Tensor:
     return x if bounds is None else x.clamp(*bounds)
 
 
-def open_rows(rank: Tensor, early_stop: bool) -> Tensor:
-    """Return the indices of rows to attack further: with early_stop those with rank ≤ 0."""
-    return ((rank <= 0) | (not early_stop)).nonzero().flatten()
+def open_rows(rank: Tensor, early_stop: bool) -> Tensor | slice:
+    """Return the indices of rows to attack further, with early_stop those with rank ≤ 0; without
+    it a slice of all, for which no device is waited for.
+    """
+    return (rank <= 0).nonzero().flatten() if early_stop else slice(None)
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Return values (B,) in a shape that goes with points (B, *event)."""
+    return values.view(-1, *[1] * (like.dim() - 1))
 
 
 @contextmanager
@@ -154,6 +162,7 @@ def inspect_attack(
     """Check as `check_attack` does; return K and what gradient reaches the points."""
     _check_points(x, bounds)
     read_number("epsilon", epsilon, least=0)
+    _check_devices(model, x, labels)
     classes, gradient = inspect_model(model, x[:2])
     whole = isinstance(labels, Tensor) and labels.dtype == torch.long and labels.shape == (len(x),)
     if not whole or int(labels.min()) < 0 or int(labels.max()) >= classes:
@@ -165,6 +174,20 @@ def inspect_attack(
             "them"
         )
     return classes, gradient
+
+
+def _check_devices(model: Model, x: Tensor, labels: Tensor) -> None:
+    """Raise ValueError unless model, points and labels are on one device."""
+    place = find_device(model) if isinstance(model, nn.Module) else None
+    places = [x.device, place or x.device]
+    if isinstance(labels, Tensor):
+        places.append(labels.device)
+    if any(place != x.device for place in places):
+        raise ValueError(
+            f"the points are on {x.device}, the model on {places[1]} and the labels on "
+            f"{places[-1]}; an attack computes on one device; move them with "
+            f".to({str(places[1])!r})"
+        )
 
 
 def _check_points(x: Tensor, bounds: Bounds) -> None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.devices import check_generator, find_device
 from lowland.energy import (
     Energy,
     LabelCondition,
@@ -117,7 +118,7 @@ def generate(
         path: list[Energy] = [energy.given(sigma) for sigma in sigmas]
         samplers: Sampler | list[Sampler] = scale_step_sizes(sampler, sigmas)
     else:
-        bound = energy if labels is None else energy.given(labels)
+        bound = energy if labels is None else energy.given(labels.to(start.device))
         path = [bound if t == 1.0 else bound / t for t in temperatures]
         samplers = sampler
     stops = _space_frames(frames, steps)
@@ -186,6 +187,7 @@ def generate_by_flow(
     path: list[Energy] = [energy.given(sigma) for sigma in sigmas]
     if temperature != 1.0:
         path = [bound / temperature for bound in path]
+    check_generator(generator, find_device(energy) or generator.device)
     last = len(sigmas) - 1
     stops = _space_frames(frames, last)[1:] or [last]
     dtype = parameter_dtype(energy)
@@ -254,6 +256,7 @@ def generate_from_recipe(
     torch.Size([3, 2])
     """
     how, sigmas = recipe["generation"], noise_levels(energy, recipe)
+    check_generator(generator, find_device(energy) or generator.device)
     method = how.get("method", "chains")
     if method != "chains" and not sigmas:
         raise ValueError(

@@ -16,6 +16,7 @@ from lowland.samplers import denoise, karras_sigmas
 from lowland.scalars import read_integer
 from lowland.tasks import DenoisedGuidance, LabelGuidance, anneal_composed, sample_composed
 from lowland.trained.labels import find_label
+from lowland.trained.placement import check_one_device, place_generator
 from lowland.trained.sizes import check_memory
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def compose_models(
     _check_lists(models, weights, asked, count)
     Sum([model.energy for model in models])  # refuses different domains
     _check_units(models)
+    check_one_device(models)
+    generator = place_generator(models[0], generator)
     found = [find_label(model, label) for model, label in zip(models, asked, strict=True)]
     check_memory(f"the result of {count} draws", count * math.prod(models[0].shape))
     chosen = build("sampler", sampler) if sampler else None

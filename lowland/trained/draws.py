@@ -17,6 +17,7 @@ from lowland.samplers import run_chains
 from lowland.seeds import make_generator
 from lowland.tasks import balanced_labels, generate_from_recipe
 from lowland.tasks.generate import Samples
+from lowland.trained.placement import place_generator, place_points
 
 if TYPE_CHECKING:
     from lowland.trained.model import Model
@@ -47,9 +48,12 @@ def draw_samples(
     labels (count,): classes asked for, all evenly unless given; frames: states of the chains to
     keep as a trajectory; progress: called with the number of steps done.
     """
+    generator = place_generator(model, generator)
     begin, start = model.recipe["generation"].get("start", "noise"), None
     if labels is None:
-        labels = balanced_labels(count, model.classes)
+        labels = balanced_labels(count, model.classes, model.device)
+    if isinstance(labels, Tensor):
+        labels = labels.to(model.device)
     if begin == "chains":
         start, labels = _from_chains(model, count, generator, labels)
     if begin == "partner":
@@ -71,12 +75,13 @@ def _from_partner(model: Model, count: int, generator: torch.Generator) -> Tenso
     saved = model.latest.tensors.get("partner")
     if saved is not None:
         objective = build("objective", model.recipe["objective"])
-        blank = torch.zeros(2, *model.shape, dtype=parameter_dtype(model.energy))
+        dtype = parameter_dtype(model.energy)
+        blank = torch.zeros(2, *model.shape, dtype=dtype, device=model.device)
         with build_in_float32():
             partner = objective.make_partner(model.energy, blank)
         if isinstance(partner, Generator):
             partner.load_state_dict(saved)
-            return partner.draw(count, generator)
+            return partner.to(model.device).draw(count, generator)
     raise ValueError(
         f"{model.run.path} keeps no generator; generation.start = 'partner' needs an objective "
         "that trains one, such as Cooperative; use 'noise'"
@@ -85,14 +90,15 @@ def _from_partner(model: Model, count: int, generator: torch.Generator) -> Tenso
 
 def saved_chains(model: Model) -> SavedChains | None:
     """Return the older half of the chains that training left behind, of tempered ones the coldest
-    replicas; None if there are none.
+    replicas, on the device of the run; None if there are none.
     """
     saved = model.latest.tensors.get("chains")
     if saved is None:
         return None
     old = saved["age"] >= saved["age"].float().median()
     x = saved["x"] if saved["x"].dim() == 1 + len(model.shape) else saved["x"][:, 0]
-    return SavedChains(x[old], saved["labels"][old] if "labels" in saved else None)
+    labels = saved["labels"][old].to(model.device) if "labels" in saved else None
+    return SavedChains(x[old].to(model.device), labels)
 
 
 def _from_chains(
@@ -106,13 +112,18 @@ def _from_chains(
             "does (PCD); use 'noise'"
         )
     if labels is None or kept.labels is None:
-        return kept.x[torch.randint(len(kept.x), (count,), generator=generator)], None
+        return kept.x[_choose(len(kept.x), count, generator)], None
     chosen = torch.empty_like(labels)
     for label in labels.unique():
         pool = (kept.labels == label).nonzero().flatten()
         wanted = labels == label
-        chosen[wanted] = pool[torch.randint(len(pool), (int(wanted.sum()),), generator=generator)]
+        chosen[wanted] = pool[_choose(len(pool), int(wanted.sum()), generator)]
     return kept.x[chosen], labels
+
+
+def _choose(among: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw `count` indices below `among`, with repeats."""
+    return torch.randint(among, (count,), generator=generator, device=generator.device)
 
 
 def draw_prior(model: Model) -> Tensor | None:
@@ -130,13 +141,13 @@ def draw_prior(model: Model) -> Tensor | None:
         about = model.run.read_about(PRIOR_FILE)
         fresh = about.get("weights") == model.digest and "sha256" in about
         if kept is not None and fresh and kept.shape == (count, *model.shape):
-            return kept
+            return place_points(model, kept)
     if model.sampler is None:
         raise ValueError(
             f"{model.run.path} trained without chains; restoration.prior_samples needs the sampler "
             "of the recipe; set it to 0, or add a [sampler]"
         )
-    generator = make_generator(model.recipe["seed"], "prior samples")
+    generator = make_generator(model.recipe["seed"], "prior samples", device=model.device)
     x, labels = saved_chains(model) or _begin_chains(model, min(count, MAX_NEW_CHAINS), generator)
     energy = model.energy.given(labels) if model.classes else model.energy
     states: list[Tensor] = []
@@ -145,7 +156,7 @@ def draw_prior(model: Model) -> Tensor | None:
         states.append(x)
     samples = torch.cat(states)[:count]
     with suppress(RunError):  # as a shipped run raises
-        model.run.write_tensors(PRIOR_FILE, {"x": samples}, {"weights": model.digest})
+        model.run.write_tensors(PRIOR_FILE, {"x": samples.cpu()}, {"weights": model.digest})
     return samples
 
 

@@ -22,6 +22,7 @@ from lowland.tasks import (
     interpolate,
 )
 from lowland.trained.labels import find_label
+from lowland.trained.placement import check_one_device, place_generator, place_points
 from lowland.trained.sizes import check_memory
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ def edit_with(
     for an energy of noise, the noise level to which x is buried: higher keeps less of it.
     """
     judge, draws = classifier or model, read_integer("draws", draws, least=1)
+    check_one_device([model, judge])
+    x, generator = place_points(model, x), place_generator(model, generator)
     check_memory(f"the result of {draws} edits of {len(x)} pictures", draws * x.numel())
     wanted = find_label(judge, label)
     energy, sigmas = model.marginal, tuple[float, ...]()
@@ -95,6 +98,7 @@ def interpolate_with(
     sigma: the noise level at which an energy of noise is taken: smooth enough to have paths.
     """
     points = read_integer("points", points, least=2)
+    a, b = place_points(model, a), place_points(model, b)
     check_memory(f"the result of {points} points of {len(a)} paths", points * a.numel())
     energy = model.marginal
     if model.sigmas:
@@ -141,6 +145,7 @@ def predict_with(
     """
     given, draws = conditioning_channels(model, channels), read_integer("draws", draws, least=1)
     check_memory(f"the result of {draws} answers to {len(x)} questions", draws * x.numel())
+    x, generator = place_points(model, x), place_generator(model, generator)
     mask = torch.zeros(model.shape[0], 1, 1, dtype=torch.bool)
     mask[given] = True
     if not model.sigmas:

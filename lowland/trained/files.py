@@ -88,7 +88,7 @@ def write_strip(
     """Write versions of points (N, *event) as a picture, a row for each point and a column for each
     version; arrays beside it.
     """
-    x = model.inverse_transform(torch.stack(list(columns), 1).flatten(0, 1))
+    x = model.inverse_transform(torch.stack([x.cpu() for x in columns], 1).flatten(0, 1))
     return write_points(target, x, len(columns), arrays)
 
 
@@ -101,6 +101,7 @@ def write_points(
     """Write points (N, *event) as numbers or as a picture grid, by the suffix of target; arrays go
     beside a picture into an .npz file.
     """
+    x = x.cpu()
     check_drawn(x)
     make_folder(target)
     try:
@@ -118,6 +119,6 @@ def write_points(
 
 def write_arrays(target: Path, arrays: Mapping[str, Tensor]) -> None:
     """Write named arrays as one .npz file."""
-    values = {name: x.numpy() for name, x in arrays.items()}
+    values = {name: x.numpy(force=True) for name, x in arrays.items()}
     with write_aside(target) as aside, aside.open("wb") as file:
         np.savez(file, **values)  # type: ignore[arg-type]

@@ -154,6 +154,8 @@ def write_restoration(
     target: Path, operator: Operator, y: Tensor, answer: Restoration, truth: Tensor | None
 ) -> Path:
     """Write a restoration as a picture, a row for each image, and its numbers beside it as .npz."""
+    y = y.cpu()
+    answer = answer.to("cpu")
     std = answer.std / answer.std.amax().clamp_min(1e-12)
     columns = [_as_image(operator, y, answer.mean), answer.mean]
     if len(answer.draws) > 1:

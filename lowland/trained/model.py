@@ -6,15 +6,17 @@ that the run's recipe holds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from lowland.data import Dataset, binarize, materialize
 from lowland.data.dataset import center, uncenter
 from lowland.data.format import Format, Frame, read_frame
+from lowland.devices import AUTO, CPU, pick_device, place
 from lowland.energy import Energy, count_classes, energy_values, latent_of
 from lowland.energy.checks import check_points
 from lowland.metrics import LogLikelihood, LogZ, log_likelihood
@@ -26,6 +28,7 @@ from lowland.tasks import bind_smallest_sigma, noise_levels
 from lowland.trained.detector import fit_detector
 from lowland.trained.draws import draw_samples
 from lowland.trained.editing import edit_with, interpolate_with, predict_with
+from lowland.trained.placement import place_points
 from lowland.trained.purification import purify_with
 from lowland.trained.rebuilding import read_recipe_of, rebuild_energy
 from lowland.trained.restoration import restore_with
@@ -43,7 +46,10 @@ class Model:
     noise levels, in eval mode; marginal: the energy as a function of x alone; sampler: that of the
     recipe's [generation], None for flow; latest: the newest checkpoint, with the chains and the
     partner network of training alone; digest: SHA-256 of the file of weights, which everything that
-    is derived from them carries.
+    is derived from them carries; device: where energy and marginal live and everything is computed.
+
+    Points of any device are taken, and sent to the model's; what comes back lies there. A generator
+    of the CPU may be passed whatever the device is: it then seeds one of the device.
 
     >>> import lowland, torch
     >>> model = lowland.load("mnist")
@@ -59,6 +65,7 @@ class Model:
     latest: Checkpoint
     dataset: Dataset | None = None
     digest: str = ""
+    device: torch.device = field(default_factory=lambda: torch.device(CPU))
 
     @cached_property
     def data(self) -> Dataset:
@@ -129,13 +136,26 @@ class Model:
         """
         return uncenter(x, self.description["mean"], self.description["scale"])
 
+    def to(self, device: str | torch.device) -> Model:
+        """Move energy and marginal to a device, as `lowland.load` takes it; return this model.
+
+        Raises ValueError for a device that is not there, or that cannot hold the weights.
+        """
+        target = pick_device(device)
+        for tensor in (*self.marginal.parameters(), *self.marginal.buffers()):
+            place(tensor.flatten()[:0], target)  # refuses, before any is moved
+        self.energy.to(target)
+        self.marginal.to(target)
+        self.device = target
+        return self
+
     def energies(self, x: Tensor) -> Tensor:
         """Compute E(x) (N,) of points x (N, *event), labels and noise levels averaged out.
 
         Raises ValueError for points that the domain cannot hold.
         """
         check_points(self.marginal, x)
-        return energy_values(self.marginal, x)
+        return energy_values(self.marginal, place_points(self, x))
 
     def log_likelihood(self, x: Tensor, log_z: LogZ | float) -> LogLikelihood:
         """Compute the mean log-likelihood of points x (N, *event), given log Z of the marginal: a
@@ -143,7 +163,7 @@ class Model:
         """
         known = log_z if isinstance(log_z, LogZ) else read_number("log_z", log_z)
         how = str(self.description.get("binarization_note", ""))
-        return log_likelihood(self.marginal, x, known, binarization=how)
+        return log_likelihood(self.marginal, place_points(self, x), known, binarization=how)
 
     # the functions of this folder that take a model first
     sample = draw_samples
@@ -162,6 +182,7 @@ def load(
     step: int | None = None,
     data: Dataset | None = None,
     energy: Energy | None = None,
+    device: str | torch.device = AUTO,
 ) -> Model:
     """Read a run: its recipe, energy, sampler and newest checkpoint. Nothing is unpickled.
 
@@ -169,7 +190,9 @@ def load(
     default) or "energy" (the last iterate); step: a checkpoint; unless given the best if training
     selected one, else the newest whole one; data: the data set that was passed to `fit`, in place
     of the one that the recipe names; energy: an energy like the one that was passed to `fit`, which
-    takes the weights; needed where its class is none of lowland's.
+    takes the weights; needed where its class is none of lowland's; device: where the model
+    computes, "auto" (the first of CUDA, MPS and XPU that can be used, else the CPU), "cpu", "cuda",
+    "cuda:1", "mps", ...
 
     Every file of a checkpoint is read and verified once. Raises RunError, a ValueError, if the run
     cannot be read.
@@ -182,6 +205,7 @@ def load(
         raise ValueError(
             f"weights is {weights!r}; it must be 'ema' or 'energy'; 'ema' is the default"
         )
+    target = pick_device(device)
     run = Run.open(path)
     recipe = read_recipe_of(run)
     latest = run.load_checkpoint(step)
@@ -197,4 +221,5 @@ def load(
     kept = {name: t for name, t in latest.tensors.items() if name in ("chains", "partner")}
     latest = latest._replace(tensors=kept)
     digest = chosen.digests[f"{weights}.safetensors"]
-    return Model(run, recipe, energy, marginal, sampler, latest, data, digest)
+    model = Model(run, recipe, energy, marginal, sampler, latest, data, digest)
+    return model.to(target)

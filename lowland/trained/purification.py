@@ -11,6 +11,7 @@ from lowland.energy import Energy, noise_of
 from lowland.registry import Plain
 from lowland.tasks import purify
 from lowland.tasks.purify import check_names
+from lowland.trained.placement import place_generator, place_points
 
 if TYPE_CHECKING:
     from lowland.trained.model import Model
@@ -55,4 +56,5 @@ def purifying_energy(model: Model) -> Energy:
 def purify_with(model: Model, x: Tensor, *, generator: torch.Generator, **changes: Any) -> Tensor:
     """Move points x (N, *event) to where the data of a run lie, with its settings and changes."""
     settings = purification_settings(model, **changes)
+    x, generator = place_points(model, x), place_generator(model, generator)
     return purify(purifying_energy(model), x, generator=generator, **settings)

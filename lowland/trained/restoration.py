@@ -24,6 +24,7 @@ from lowland.tasks import (
     split_gibbs_sample,
 )
 from lowland.trained.draws import draw_prior
+from lowland.trained.placement import place_generator, place_points
 from lowland.trained.sizes import check_memory
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def restore_with(
     `count_steps`.
     """
     how = restoration_settings(model, draws)
+    y, generator = place_points(model, y), place_generator(model, generator)
     numbers = len(y) * how["draws"] * math.prod(model.shape)
     check_memory(f"the result of {how['draws']} draws for {len(y)} images", numbers)
     if method not in ("sample", "map"):

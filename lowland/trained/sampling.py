@@ -72,8 +72,8 @@ def sample_to_file(
     label: a class by its number or its name; force: whether an older file may be replaced.
 
     Each piece has a generator of its own, a function of seed and piece: the same seed gives the
-    same file on any number of processes. Started again after a break, it draws only what is
-    missing. quiet: show no progress bar.
+    same file on any number of processes, on devices of one kind. Started again after a break, it
+    draws only what is missing. quiet: show no progress bar.
     """
     count, seed = read_integer("count", count), read_integer("seed", seed)
     check_new([out], [model.run.path], force=force)
@@ -86,6 +86,7 @@ def sample_to_file(
             "label": label,
             "generation": model.recipe["generation"],
             "weights": fingerprint(model.energy),
+            "device": model.device.type,
         }
         job = Job(out, plan, -(-count // PIECE), members)
         with job.open() as missing:
@@ -107,7 +108,8 @@ def _make_pieces(
     pieces = [torch.arange(k * PIECE, min(count, (k + 1) * PIECE)) for k in missing]
     by_flow = how.get("method") == "flow"
     total = sum(map(len, pieces)) if by_flow else len(missing) * how["steps"]
-    with tqdm(total=total, unit="image" if by_flow else "step", disable=hidden) as bar:
+    unit, place = "image" if by_flow else "step", str(model.device)
+    with tqdm(total=total, desc=place, unit=unit, disable=hidden) as bar:
         for number, rows in zip(missing, pieces, strict=True):
             job.keep(number, _draw_piece(model, rows, label, seed, number, bar.update))
 
@@ -141,14 +143,13 @@ def _draw_piece(
         labels = rows % model.classes
     if label is not None:
         labels = torch.full_like(rows, label)
+    generator = make_generator(seed, number, device=model.device)
     with refuse_standstill():
-        made = model.sample(
-            len(rows), generator=make_generator(seed, number), labels=labels, progress=progress
-        )
-    kept = {"x": model.inverse_transform(made.x).contiguous()}
+        made = model.sample(len(rows), generator=generator, labels=labels, progress=progress)
+    kept = {"x": model.inverse_transform(made.x.cpu()).contiguous()}
     check_drawn(kept["x"])
     if made.labels is not None:
-        kept["labels"] = made.labels.contiguous()
+        kept["labels"] = made.labels.cpu().contiguous()
     return dump_tensors(kept)
 
 

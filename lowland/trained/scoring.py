@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from lowland.energy import energy_values
 from lowland.metrics import benjamini_hochberg
 from lowland.tasks import Detector
 from lowland.trained.detector import energy_for
 from lowland.trained.jobs import PATIENCE, Job, fingerprint
+from lowland.trained.placement import compute_energies
 from lowland.trained.points import Points
 from lowland.trained.tables import Row, format_rows
 from lowland.training.distributed import team
@@ -59,15 +59,15 @@ class EnergyTable:
         """Compute the rows of the points of a piece."""
         names, x = self.points.load(number)
         values = self.detector.outlier_scores(self.model.transform(x))
-        p_values = self.detector.p_value_of_scores(values)
+        p_values = self.detector.p_value_of_scores(values).tolist()
         return [
             {
                 "path": name,
-                "energy": float(e),
-                "p_value": float(p),
-                "verdict": _verdict(bool(p <= self.alpha)),
+                "energy": e,
+                "p_value": p,
+                "verdict": _verdict(p <= self.alpha),
             }
-            for name, e, p in zip(names, values, p_values, strict=True)
+            for name, e, p in zip(names, values.tolist(), p_values, strict=True)
         ]
 
     def all_rows(self) -> list[Row]:
@@ -86,7 +86,8 @@ class EnergyTable:
         with team(patience=PATIENCE) as members:
             points = [self.points.marks(), self.points.resize]
             marks = {"points": points, "weights": fingerprint(self.model.energy)}
-            plan = {"form": form, "alpha": self.alpha, **marks}
+            place = self.model.device.type
+            plan = {"form": form, "alpha": self.alpha, "device": place, **marks}
             job = Job(out, plan, len(self.points.pieces), members)
             with job.open() as missing:
                 for number in missing:
@@ -115,7 +116,7 @@ def _calibration_energies(model: Model) -> Tensor:
         energies = model.run.read_tensors(CALIBRATION_FILE).get("energies")
         if energies is not None:
             return energies
-    return energy_values(model.marginal, model.data.calibration.x)
+    return compute_energies(model, model.data.calibration.x)
 
 
 def load_detector(model: Model, path: str | Path | None = None) -> Detector:

@@ -287,6 +287,7 @@ class Loop:
         spent = {
             "seconds": round(time.monotonic() - self.started, 3),
             "peak_mb": round(peak_mb(self.session.device), 1),
+            "device": str(self.session.device),
         }
         self.run.log({"step": row["step"], **spent}, "time.jsonl")
         self.board.write(row)

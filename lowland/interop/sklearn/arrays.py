@@ -93,8 +93,9 @@ class Columns:
     def to_array(self, x: Tensor) -> Array:
         """Convert back: the inverse of `to_tensor`."""
         if self.kind == "binary":
-            return x.numpy()
-        return (x.numpy() * self.scale + self.mean).astype(x.numpy().dtype)
+            return x.numpy(force=True)
+        values = x.numpy(force=True)
+        return (values * self.scale + self.mean).astype(values.dtype)
 
     def dataset(self, x: Array, y: Array | None = None, classes: int = 0) -> Dataset:
         """Return a data set of training points, and no others. Grey values become probabilities of

@@ -49,7 +49,7 @@ class CalibratedEnergy(ConformalOutlierMixin, BaseEstimator):
         points = to_points(self.energy, rows)
         self.detector_ = Detector(self.energy, self.outlier_score).fit(points)
         assert self.detector_.calibration is not None
-        self.offset_ = self._offset(self.detector_.calibration.numpy())
+        self.offset_ = self._offset(self.detector_.calibration.numpy(force=True))
         return self
 
     def score_samples(self, X: ArrayLike) -> Array:
@@ -57,4 +57,4 @@ class CalibratedEnergy(ConformalOutlierMixin, BaseEstimator):
         check_is_fitted(self)
         rows = validate_data(self, X, reset=False, dtype=np.float32)
         scores = self.detector_.outlier_scores(to_points(self.energy, rows))
-        return -scores.double().numpy()
+        return -scores.cpu().double().numpy()

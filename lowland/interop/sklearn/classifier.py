@@ -11,8 +11,9 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
 from lowland import nets
+from lowland.devices import CPU
 from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
-from lowland.interop.sklearn.estimator import BoltzmannEstimator, to_dtype
+from lowland.interop.sklearn.estimator import BoltzmannEstimator, to_place
 from lowland.training.session import Session
 
 
@@ -68,17 +69,19 @@ class RBMClassifier(ClassifierMixin, BoltzmannEstimator):
             self.columns_.dataset(x, labels, count),
         )
         self.history_ = train(session, self.n_iter, type(self).__name__, self.verbose)
-        self.energy_, buffer = cast(nets.RBM, session.ema.module), session.buffer
+        machine, buffer = cast(nets.RBM, session.ema.module), session.buffer
+        self.energy_ = to_place(machine, torch.float32, torch.device(CPU))
         assert buffer is not None and buffer.labels is not None, "PCD with labels keeps both"
-        self.chains_ = buffer.x.numpy().copy()
-        self.chain_labels_ = self.classes_[buffer.labels.numpy()]
+        self.chains_ = buffer.x.cpu().numpy().copy()
+        self.chain_labels_ = self.classes_[buffer.labels.cpu().numpy()]
         return self
 
     def _logits(self, X: ArrayLike) -> Tensor:
         """Return −E(x, y) (N, classes) in float64."""
         x = self._points(X).double()
+        place = self._place(x.dtype)
         with torch.no_grad():
-            return -to_dtype(self.energy_, x.dtype).class_energies(x)
+            return -to_place(self.energy_, x.dtype, place).class_energies(x.to(place)).cpu()
 
     def predict_proba(self, X: ArrayLike) -> Array:
         """Return p(y | x) (N, classes)."""

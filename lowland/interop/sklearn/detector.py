@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from lowland.devices import AUTO, float64_device, pick_device
 from lowland.energy import energy_values
 from lowland.interop.sklearn.arrays import (
     Array,
@@ -21,7 +22,7 @@ from lowland.interop.sklearn.arrays import (
     refuse,
     train,
 )
-from lowland.interop.sklearn.estimator import RandomState
+from lowland.interop.sklearn.estimator import RandomState, to_place
 from lowland.interop.sklearn.verdicts import ConformalOutlierMixin
 from lowland.metrics import calibration_size
 from lowland.scalars import read_number
@@ -51,7 +52,8 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
     energy, objective, sampler, training: sections of a lowland recipe as plain values, with the
     names of `lowland.registry.registered`; energy and objective default to a small perceptron and
     denoising score matching at noise 0.4, and objectives that draw use the sampler. learning_rate
-    (of Adam), batch_size, n_iter (passes over the data), verbose (1 prints a line for each pass),
+    (of Adam), batch_size, n_iter (passes over the data), device ("auto": a GPU if there is one,
+    else the CPU; what is fitted is kept on the CPU), verbose (1 prints a line for each pass),
     random_state.
 
     Attributes: energy_, offset_ (decision_function = score_samples − offset_), columns_ (means and
@@ -80,6 +82,7 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
     learning_rate: float = 3e-3
     batch_size: int = 100
     n_iter: int = 100
+    device: str | torch.device = AUTO
     verbose: int = 0
     random_state: RandomState = None
 
@@ -104,7 +107,7 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
         recipe = self._recipe(int(rng.randint(2**31 - 1)), len(training))
         session = Session(recipe, self.columns_.dataset(training))
         self.history_ = train(session, self.n_iter, type(self).__name__, self.verbose)
-        self.energy_ = session.ema.module.double()
+        self.energy_ = session.ema.module.cpu().double()
         self._set_threshold(self._scores(x), self._scores(calibration))
         return self
 
@@ -142,7 +145,7 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
             "decay_fraction": 0.5,
             "grad_clip_norm": 10.0,
             "tail_average_fraction": 0.2,
-            "device": "cpu",
+            "device": str(pick_device(self.device)),
         }
         training |= count_updates(count, self.batch_size, self.n_iter)
         return {
@@ -171,7 +174,9 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
         """Return energies (N,) in float64."""
         if not len(x):
             return np.zeros(0)
-        return energy_values(self.energy_, self.columns_.to_tensor(x)).numpy()
+        place = float64_device(pick_device(self.device))
+        energy = to_place(self.energy_, torch.float64, place)
+        return energy_values(energy, self.columns_.to_tensor(x).to(place)).cpu().numpy()
 
     def score_samples(self, X: ArrayLike) -> Array:
         """Return −E(x) (N,), the log-density of standardized columns up to a constant: low is

@@ -12,6 +12,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
+from lowland.devices import AUTO, CPU, float64_device, pick_device, same_device
 from lowland.interop.sklearn.arrays import (
     Array,
     Columns,
@@ -47,6 +48,7 @@ class BoltzmannEstimator(BaseEstimator):
     n_iter: int = 30
     weight_decay: float = 0.0
     precision: str = "float32"
+    device: str | torch.device = AUTO
     verbose: int = 0
     random_state: RandomState = None
     columns_: Columns = field(init=False)
@@ -92,7 +94,7 @@ class BoltzmannEstimator(BaseEstimator):
         training = {
             "precision": self.precision,
             "weight_decay": self.weight_decay,
-            "device": "cpu",
+            "device": str(pick_device(self.device)),
             "warmup": 0,
             "decay_fraction": 1.0,
             "grad_clip_norm": 0.0,
@@ -116,11 +118,20 @@ class BoltzmannEstimator(BaseEstimator):
             "reinit_prob": 0.0,
         }
 
-    def _generator(self, random_state: RandomState = None) -> torch.Generator:
+    def _place(self, dtype: torch.dtype) -> torch.device:
+        """Return the device on which numbers of a dtype are computed: float64 on the CPU where the
+        device that was asked for has none.
+        """
+        place = pick_device(self.device)
+        return float64_device(place) if dtype == torch.float64 else place
+
+    def _generator(
+        self, random_state: RandomState = None, device: torch.device | str = CPU
+    ) -> torch.Generator:
         own = self.random_state_
         if random_state is not None:
             own = check_random_state(random_state)
-        return torch.Generator().manual_seed(int(own.randint(2**31 - 1)))
+        return torch.Generator(device).manual_seed(int(own.randint(2**31 - 1)))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -143,7 +154,13 @@ def _to_dense(x: Array | SparseMatrix) -> Array:
     return x if isinstance(x, np.ndarray) else x.toarray()
 
 
-def to_dtype(energy: Machine, dtype: torch.dtype) -> Machine:
-    """Return the energy with weights of that dtype: itself, or a copy."""
-    same = next(energy.parameters()).dtype == dtype
-    return energy if same else copy.deepcopy(energy).to(dtype)
+def to_place(energy: Machine, dtype: torch.dtype, device: torch.device) -> Machine:
+    """Return the energy with weights of that dtype on a device: itself, or a copy.
+
+    What an estimator keeps lies on the CPU, so that it can be pickled here and read anywhere.
+    """
+    weight = next(energy.parameters())
+    if weight.dtype == dtype and same_device(weight.device, device):
+        return energy
+    own = copy.deepcopy(energy).cpu().to(dtype)  # a device may not hold the dtype of before
+    return own.to(device)

@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 
 from lowland import nets
 from lowland.interop.sklearn.arrays import Array
-from lowland.interop.sklearn.estimator import RandomState, to_dtype
+from lowland.interop.sklearn.estimator import RandomState, to_place
 from lowland.interop.sklearn.stack import RBMStack
 from lowland.samplers import BlockGibbs, sample
 
@@ -25,8 +25,10 @@ class RBM(RBMStack):
     `fit`, constant in `partial_fit`; "auto" is 0.3 for binary columns and 0.1 for gaussian ones;
     weights are averaged over the last fifth of the updates. batch_size: at least 2; n_iter: passes
     over the data; momentum, weight_decay; precision: "float32", or "bfloat16" for rounded matrix
-    products. likelihood: estimate log Z at the end of `fit`, which `score_samples` needs to give
-    log-likelihoods; without, it gives minus free energies. verbose: 1 prints a line for each pass.
+    products; device: "auto" (a GPU if there is one, else the CPU), "cpu", "cuda", ...; what is
+    fitted is kept on the CPU. likelihood: estimate log Z at the end of `fit`, which `score_samples`
+    needs to give log-likelihoods; without, it gives minus free energies. verbose: 1 prints a line
+    for each pass.
 
     Attributes: energy_ (the lowland energy of columns as they are inside), components_
     (n_components, D), intercept_hidden_, intercept_visible_, columns_ (kind and scaling), chains_
@@ -52,8 +54,10 @@ class RBM(RBMStack):
 
         Without random_state successive calls draw anew from the machine's own stream.
         """
-        x, generator = self._points(X), self._generator(random_state)
-        machine = to_dtype(self.energy_, x.dtype)
+        x = self._points(X)
+        place = self._place(x.dtype)
+        x, generator = x.to(place), self._generator(random_state, place)
+        machine = to_place(self.energy_, x.dtype, place)
         return self.columns_.to_array(
             sample(machine, BlockGibbs(), x, steps, generator=generator).x
         )

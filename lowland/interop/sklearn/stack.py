@@ -27,10 +27,11 @@ from torch import Tensor
 
 from lowland import nets
 from lowland.data import Batches, Dataset, bernoulli_sample
+from lowland.devices import CPU
 from lowland.energy.scales import measure_columns
 from lowland.energy.sizes import read_sizes
 from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
-from lowland.interop.sklearn.estimator import BoltzmannEstimator, RandomState, to_dtype
+from lowland.interop.sklearn.estimator import BoltzmannEstimator, RandomState, to_place
 from lowland.metrics import log_z
 from lowland.samplers import BlockGibbs, sample
 from lowland.scalars import read_integer
@@ -130,7 +131,7 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         session = Session(recipe, data, copy.deepcopy(self.machines_[layer]).requires_grad_(True))
         top = layer + 1 == len(self.machines_)
         if top and session.buffer is not None and len(self.chains_) == len(session.buffer):
-            session.buffer.x = torch.from_numpy(self.chains_.copy())
+            session.buffer.x = torch.from_numpy(self.chains_.copy()).to(session.device)
         return session
 
     def _layer_recipe(self, data: Dataset, hidden: int) -> dict[str, Any]:
@@ -146,13 +147,15 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
 
     def _take_results(self, sessions: Sequence[Session]) -> None:
         """Keep the machines of the sessions, and the chains of the one on top."""
-        self.machines_ = [cast(nets.RBM, session.ema.module) for session in sessions]
+        here, full = torch.device(CPU), torch.float32
+        machines = [cast(nets.RBM, session.ema.module) for session in sessions]
+        self.machines_ = [to_place(machine, full, here) for machine in machines]
         top, buffer = self.machines_[-1], sessions[-1].buffer
         if buffer is None:
             points = top.domain.draw(self.n_chains, self._generator(), dtype=torch.float32)
         else:
             points = buffer.x
-        self.chains_, self._n_features_out = points.numpy().copy(), top.n_hidden
+        self.chains_, self._n_features_out = points.cpu().numpy().copy(), top.n_hidden
 
     def measure(self, X: ArrayLike, *, chains: int = 100, num_temperatures: int = 300) -> Self:
         """Estimate log Z (`log_z_`): exact where that takes seconds, else annealed importance
@@ -161,15 +164,17 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         X (N, D): data to start the path at; chains, num_temperatures: see `lowland.metrics.log_z`.
         Returns the estimator.
         """
-        x, generator, top = self._points(X).float(), self._generator(), self.machines_[-1]
+        place = self._place(torch.float32)
+        *lower, top = (to_place(machine, torch.float32, place) for machine in self.machines_)
+        x, generator = self._points(X).float().to(place), self._generator(device=place)
         if self.columns_.kind == "binary":
             x = bernoulli_sample(x, generator)
         with torch.no_grad():
-            for machine in self.machines_[:-1]:
+            for machine in lower:
                 x = machine.draw_hidden(x, generator)
         units, base = min(top.n_hidden, x.shape[1]), None
         if top.domain.kind == "real":  # a Gaussian base, so that its path has block Gibbs
-            units, base = top.n_hidden, Normal(*measure_columns(x))
+            units, base = top.n_hidden, Normal(*measure_columns(x)).to(place)
         exact = None if 2.0**units * max(top.n_hidden, x.shape[1]) <= MAX_ENUMERATION else False
         self.log_z_ = log_z(
             top,
@@ -189,10 +194,12 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         the dtype of X.
         """
         x = self._points(X)
+        place = self._place(x.dtype)
+        x = x.to(place)
         with torch.no_grad():
             for machine in self.machines_:
-                x = to_dtype(machine, x.dtype).hidden_mean(x)
-        return x.numpy()
+                x = to_place(machine, x.dtype, place).hidden_mean(x)
+        return x.cpu().numpy()
 
     def inverse_transform(self, X: ArrayLike) -> Array:
         """Return the means of x (N, D) given hidden units X (N, n_components), layer by layer, in
@@ -205,10 +212,11 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
                 f"rows of {rows.shape[1]} numbers came; the last layer has {self._n_features_out} "
                 "hidden units; pass what transform returned"
             )
-        h = torch.from_numpy(rows)
+        place = self._place(torch.float64)
+        h = torch.from_numpy(rows).to(place)
         with torch.no_grad():
             for machine in reversed(self.machines_):
-                h = to_dtype(machine, h.dtype).visible_mean(h)
+                h = to_place(machine, h.dtype, place).visible_mean(h)
         return self.columns_.to_array(h)
 
     def score_samples(self, X: ArrayLike) -> Array:
@@ -229,19 +237,20 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
                 "the machine has changed since its log Z was estimated; log-likelihoods need that "
                 "of the present one; call measure(X), or set likelihood=False to go without"
             )
-        found = self._bound(x.double()).numpy() - self.columns_.log_volume
+        found = self._bound(x.double()).cpu().numpy() - self.columns_.log_volume
         if self.likelihood:
             found -= self.log_z_.value
         return found
 
     def _bound(self, x: Tensor) -> Tensor:
         """Return log p(x) + log Z (N,), or a lower bound of it."""
-        *lower, top = (to_dtype(machine, x.dtype) for machine in self.machines_)
-        generator = torch.Generator().manual_seed(self._seed)
+        place = self._place(x.dtype)
+        *lower, top = (to_place(machine, x.dtype, place) for machine in self.machines_)
+        generator, x = torch.Generator(place).manual_seed(self._seed), x.to(place)
         found = []
         with torch.no_grad():
             for _ in range(NUM_BOUND_DRAWS if lower else 1):
-                v, value = x, torch.zeros(len(x), dtype=x.dtype)
+                v, value = x, x.new_zeros(len(x))
                 for machine in lower:
                     h = machine.draw_hidden(v, generator)
                     value += machine.hidden_marginal()(h) - machine(v)
@@ -249,6 +258,15 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
                 # grey values stand for probabilities, which are no points of the domain
                 found.append(value - torch.cat([top(part) for part in v.split(1024)]))
         return torch.stack(found).mean(0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state to pickle: without the sessions of `partial_fit` where they live on a
+        device that the reader may not have; the machines go on from their weights.
+        """
+        state: dict[str, Any] = super().__getstate__()
+        if any(session.device.type != CPU for session in state.get("_sessions", ())):
+            state = {name: value for name, value in state.items() if name != "_sessions"}
+        return state
 
     def score(self, X: ArrayLike, y: object = None) -> float:
         """Return the mean of `score_samples`."""
@@ -266,10 +284,11 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         check_is_fitted(self)
         n_samples = read_integer("n_samples", n_samples, least=1)
         steps = read_integer("steps", steps, least=1)
-        g, count = self._generator(random_state), len(self.chains_)
-        orders = [torch.randperm(count, generator=g) for _ in range(-(-n_samples // count))]
-        start = torch.from_numpy(self.chains_)[torch.cat(orders)[:n_samples]]
-        *lower, top = self.machines_
+        place, count = self._place(torch.float32), len(self.chains_)
+        g, rounds = self._generator(random_state, place), -(-n_samples // count)
+        orders = [torch.randperm(count, generator=g, device=place) for _ in range(rounds)]
+        start = torch.from_numpy(self.chains_).to(place)[torch.cat(orders)[:n_samples]]
+        *lower, top = (to_place(machine, torch.float32, place) for machine in self.machines_)
         with torch.no_grad():
             x = sample(top, BlockGibbs(), start, steps, generator=g).x
             for machine in reversed(lower):

@@ -34,6 +34,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.domain import Domain, real
 from lowland.energy import (
     Energy,
@@ -103,14 +104,14 @@ def energy_stats(
             "of them"
         )
     check_points(lift(energy), x)
-    values = energy_values(energy, x).double()
+    values = to_float64(energy_values(energy, x))
     check_finite(values, "energies")
     mean, std = values.mean(), values.std(correction=min(1, len(values) - 1))
     if unit == "robust":
         mean = values.median()
         std = MAD_TO_STD * (values - mean).abs().median()
     elif unit == "score":
-        std = value_and_score(energy, x)[1].double().square().mean().sqrt()
+        std = to_float64(value_and_score(energy, x)[1]).square().mean().sqrt()
     if not std > 0:
         raise ValueError(
             f"the energy does not vary over {len(values)} reference points; a unit needs at least "

@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lowland.devices import check_generator
 from lowland.energy import Energy, check_points, draw_start, freeze, lift, noise_of
 from lowland.samplers import Sampler, normal_like, sde_dpm_solver
 from lowland.scalars import read_integer
@@ -90,6 +91,8 @@ def conditional_sample(
     )
     noise = noise_of(energy)
     _check(energy, method, draws, sigmas, x, known)
+    check_generator(generator, x.device)
+    known = known.to(x.device)
     if noise is None:
         samples = _sample_plain(
             energy, x, known, method, draws, steps, sampler, start, generator, progress
@@ -161,7 +164,11 @@ def _check(
         )
     target = None if noise is None else noise.target_mask
     event = x.shape[1:]
-    if noise and target is not None and not torch.equal(known.expand(event), ~target.expand(event)):
+    if (
+        noise
+        and target is not None
+        and not torch.equal(known.cpu().expand(event), ~target.cpu().expand(event))
+    ):
         raise ValueError(
             "another mask came than the question of this energy, entries "
             f"{list(noise.conditioning_channels)} along the first axis; it learned to answer that "
@@ -187,7 +194,7 @@ def _sample_plain(
     if start is None:
         u = clamped.domain.draw(len(rows), generator, dtype=x.dtype)
     else:
-        u = clamped.restrict(start[rows])
+        u = clamped.restrict(start.to(x.device)[rows])
     if method == "sample":
         u = sample_composed(
             clamped, u, steps, generator=generator, sampler=sampler, progress=progress

@@ -27,6 +27,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.devices import check_generator
 from lowland.energy import (
     Energy,
     check_finite,
@@ -113,6 +114,7 @@ def edit(
             "sampled; correct them, or bind a level with energy.given(sigma)"
         )
     check_points(energy, x)
+    check_generator(generator, x.device)
     check_joint(energy)
     if energy.domain.kind in CONTINUOUS:
         for part in (energy, attribute):

@@ -59,14 +59,19 @@ class LabelGuidance(Energy):
                 "callable x -> logits (B, K) or an energy with classes; pass one of them"
             )
         self.classifier, self.noisy = classifier, noisy
-        self.register_rows("label", _as_labels(label, classes))
+        rows = _as_labels(label, classes)
+        self.register_rows("label", rows)
+        # known here, so that no device is asked for it in a chain
+        self.highest = -1 if rows.is_floating_point() else int(rows.max())
 
     def forward(self, x: Tensor, c: Any = None) -> Tensor:
         if self.noisy:
             values = self.classifier(x, torch.as_tensor(c).expand(len(x)))
         else:
             values = logits(self.classifier, x)
-        log_p, label = torch.log_softmax(values, 1), _as_labels(self.label, values.shape[1])
+        log_p, label = torch.log_softmax(values, 1), self.label.to(values.device)
+        if self.highest >= values.shape[1] or label.shape[1:] not in ((), values.shape[1:]):
+            _as_labels(label, values.shape[1])  # refuses, in words
         if len(label) not in (1, len(x)):
             raise _uneven_labels_error(len(label), f"{len(x)} points")
         if label.is_floating_point():

@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from lowland.devices import to_float64
 from lowland.energy import Energy, freeze, labels_of, view_module
 from lowland.metrics.distances import distances
 from lowland.scalars import read_integer, read_number
@@ -83,7 +84,7 @@ def features(energy: nn.Module, x: Tensor, layers: Sequence[str] = ()) -> list[T
             f"{type(energy).__name__} has no layer to read features (B, D) from; a linear layer "
             "that runs, or names of layers, are needed; pass layers=('name', ...) to the score"
         )
-    return [_average_maps(outputs[name]).double() for name in names]
+    return [to_float64(_average_maps(outputs[name])) for name in names]
 
 
 def _average_maps(f: Tensor) -> Tensor:
@@ -125,7 +126,7 @@ class MaxLogit(ClassScore):
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with torch.no_grad():
-            return -logits(energy, x).double().amax(1)
+            return -to_float64(logits(energy, x)).amax(1)
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ class LogitEnergy(ClassScore):
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         with torch.no_grad():
-            return -self.temperature * (logits(energy, x).double() / self.temperature).logsumexp(1)
+            scaled = to_float64(logits(energy, x)) / self.temperature
+            return -self.temperature * scaled.logsumexp(1)
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class ODIN(ClassScore):
                 "keep x in the graph (no .detach() or .numpy() inside), or use 'msp'"
             )
         with torch.no_grad():
-            moved = logits(energy, x - self.epsilon * gradient.sign()).double()
+            moved = to_float64(logits(energy, x - self.epsilon * gradient.sign()))
             return _negative_log_msp(moved / self.temperature)
 
 
@@ -267,7 +269,7 @@ class KNN(ClassScore):
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
         points, bank = _normalize(features(energy, x, self.layers)), statistics["bank"]
-        return distances(points, bank.to(x.device)).kthvalue(self.neighbours, 1).values
+        return distances(points, bank.to(points.device)).kthvalue(self.neighbours, 1).values
 
 
 @dataclass(frozen=True)
@@ -312,14 +314,14 @@ class MutualInformation(OutlierScore):
 
 def _negative_log_msp(f: Tensor) -> Tensor:
     """Compute −log max_k softmax(f)_k (B,) of logits (B, K), as log(1 + Σ exp(f_k − max f))."""
-    descending = f.double().sort(1, descending=True).values
+    descending = to_float64(f).sort(1, descending=True).values
     return torch.log1p((descending[:, 1:] - descending[:, :1]).exp().sum(1))
 
 
 def _member_probabilities(energy: Energy, x: Tensor) -> Tensor:
     """Compute class probabilities (members, B, K) in float64."""
     with torch.no_grad():
-        members = [logits(member, x).double().softmax(1) for member in ensemble_members(energy)]
+        members = [to_float64(logits(member, x)).softmax(1) for member in ensemble_members(energy)]
     return torch.stack(members)
 
 

@@ -18,9 +18,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lowland.devices import find_device, place, to_float64
 from lowland.energy import Energy, check_finite, check_gradient, check_points, freeze, lift
-from lowland.energy.points import describe, explain_mismatch
+from lowland.energy.points import explain_mismatch
 from lowland.metrics.calibration import alarm_ranks, benjamini_hochberg, p_values
+from lowland.tasks.detection.checks import (
+    check_labels,
+    not_fitted_error,
+    place_statistic,
+    read_scores,
+)
 from lowland.tasks.detection.files import read_detector, write_detector
 from lowland.tasks.detection.registry import get_outlier_score, outlier_score_to_dict
 from lowland.tasks.detection.scores import OutlierScore, Statistics
@@ -55,7 +62,8 @@ class Detector:
     scores, by which the energy is recognised at every use: one that was trained on since is
     refused.
 
-    Tensors are copied. Raises ValueError for an unknown score and for calibration scores that are
+    It lives where its energy does: points of any device are sent there, a part at a time. Tensors
+    are copied. Raises ValueError for an unknown score and for calibration scores that are
     no finite vector. Warns of scores that look like copies of fewer.
 
     >>> import torch, lowland
@@ -86,7 +94,7 @@ class Detector:
     ) -> None:
         lifted = lift(energy)
         if calibration is not None:
-            calibration = _read_scores(calibration)
+            calibration = read_scores(calibration)
             if witnesses is None:
                 discrete = lifted.domain.kind in DISCRETE
                 warn_of_equal_scores(calibration, discrete, stacklevel=2)
@@ -96,7 +104,8 @@ class Detector:
             "outlier_score": get_outlier_score(outlier_score),
             "calibration": calibration,
             "statistics": {
-                n: torch.as_tensor(t).detach().clone() for n, t in (statistics or {}).items()
+                name: place_statistic(torch.as_tensor(t).detach().clone(), find_device(lifted))
+                for name, t in (statistics or {}).items()
             },
             "summary": summary,
             "witnesses": witnesses,
@@ -120,11 +129,11 @@ class Detector:
         points that repeat others.
         """
         check_points(self.energy, calibration)
-        _check_labels(labels, calibration if reference is None else reference)
+        check_labels(labels, calibration if reference is None else reference)
         discrete = self.energy.domain.kind in DISCRETE
         warn_of_repeats(calibration, discrete, stacklevel=2)
         if self.outlier_score.follows_gradient:
-            check_gradient(self.energy, calibration[:NUM_WITNESSES])
+            check_gradient(self.energy, self._send(calibration[:NUM_WITNESSES]))
         if self.outlier_score.needs_reference and reference is None:
             reference, calibration = calibration[::2], calibration[1::2]
             labels = None if labels is None else labels[::2]
@@ -138,8 +147,10 @@ class Detector:
                     "reference=..."
                 )
             check_apart(calibration, reference, discrete, stacklevel=2)
+            known = self._send(reference)
+            labels = None if labels is None else labels.to(known.device)
             with freeze(self.energy) as energy, explain_mismatch(self.energy, reference):
-                statistics = self.outlier_score.fit(energy, reference, labels)
+                statistics = self.outlier_score.fit(energy, known, labels)
         detector = Detector(
             self.energy,
             self.outlier_score,
@@ -147,7 +158,7 @@ class Detector:
             summary=DataSummary.of(calibration),
         )
         scores = detector._compute(calibration)
-        chosen = calibration[spread_rows(scores)].detach().clone()
+        chosen = calibration[spread_rows(scores).to(calibration.device)].detach().clone()
         again = detector._compute(chosen)
         witnesses = Witnesses(chosen, again, digest_weights(self.energy))
         detector._check_independent(chosen, again, scores)
@@ -161,7 +172,7 @@ class Detector:
         near = scores[spread_rows(scores)]
         drift = find_drift(near, alone, deviation, x.dtype, OTHER_BATCH)
         for moved in {0, len(x) // 2, len(x) - 1} if len(x) > 1 else ():
-            others = torch.arange(len(x), device=x.device) != moved
+            others = torch.arange(len(x), device=alone.device) != moved
             other = x.clone()
             other[moved] = self.energy.domain.elsewhere(x[moved : moved + 1])[0]
             after = self._compute(other)
@@ -198,9 +209,12 @@ class Detector:
         check_points(self.energy, x)
         score = self.outlier_score
         if score.needs_reference and not self.statistics:
-            raise _not_fitted_error()
+            raise not_fitted_error()
         with freeze(self.energy) as energy, explain_mismatch(self.energy, x):
-            parts = [score.compute(energy, p, self.statistics) for p in x.split(score.batch)]
+            parts = [
+                score.compute(energy, self._send(part), self.statistics)
+                for part in x.split(score.batch)
+            ]
         scores = torch.cat(parts)
         if not scores.is_floating_point():
             raise ValueError(
@@ -210,8 +224,12 @@ class Detector:
         check_finite(scores, "energies")
         return scores.detach()
 
+    def _send(self, x: Tensor) -> Tensor:
+        """Return points on the device of the energy; as they are where it has no tensors."""
+        return place(x, find_device(self.energy) or x.device)
+
     def p_value(self, x: Tensor) -> Tensor:
-        """Compute conformal p-values (M,) in float64 of points (M, *event).
+        """Compute conformal p-values (M,) in float64, on the CPU, of points (M, *event).
 
         They are at most α for at most a share α of inliers, for every α. Warns if the points as a
         whole look unlike those of calibration: they are then not exchangeable, and nothing is
@@ -268,7 +286,7 @@ class Detector:
 
     def _scores(self) -> Tensor:
         if self.calibration is None:
-            raise _not_fitted_error()
+            raise not_fitted_error()
         return self.calibration
 
     def save(self, path: str | Path) -> Path:
@@ -336,8 +354,7 @@ class Detector:
             changed = not has_weights(self.energy, seen.weights)
             how = "has other weights than it had when its scores came"
         else:
-            device = next((p.device for p in self.energy.parameters()), seen.points.device)
-            now = self._compute(seen.points.to(device))
+            now = self._compute(seen.points)
             tolerance = OTHER_MACHINE if path else SAME_PROCESS
             deviation = _deviation(self.calibration)
             drift = find_drift(seen.scores, now, deviation, seen.points.dtype, tolerance)
@@ -363,38 +380,5 @@ def call_outliers(p: Tensor, count: int, ranks: int, alpha: float, guarantee: st
     return p * (count + 1) < ranks + 0.5
 
 
-def _not_fitted_error() -> ValueError:
-    return ValueError(
-        "the detector has seen no calibration points; p-values and verdicts compare with some; "
-        "call detector = detector.fit(x) with inliers that the energy was not trained on"
-    )
-
-
 def _deviation(scores: Tensor) -> float:
-    return float(scores.double().std(correction=0))
-
-
-def _read_scores(calibration: Tensor) -> Tensor:
-    """Return a copy of calibration scores; refuse what is no finite floating point vector."""
-    vector = isinstance(calibration, Tensor) and calibration.dim() == 1
-    if not vector or len(calibration) == 0 or not calibration.is_floating_point():
-        raise ValueError(
-            f"calibration scores are {describe(calibration)}; a floating point vector (N,) is "
-            "needed; pass points to `fit`"
-        )
-    check_finite(calibration, "calibration energies")
-    return calibration.detach().clone()
-
-
-def _check_labels(labels: Tensor | None, points: Tensor) -> None:
-    """Raise ValueError unless labels are None or one whole number per point."""
-    if labels is None:
-        return
-    whole = isinstance(labels, Tensor) and not (
-        labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool
-    )
-    if not whole or labels.shape != (len(points),):
-        raise ValueError(
-            f"{len(points)} reference points came with labels {describe(labels)}; a tensor of "
-            "whole numbers, one per point is needed; match them"
-        )
+    return float(to_float64(scores).std(correction=0))

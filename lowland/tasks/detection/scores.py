@@ -23,6 +23,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import Energy, Sum, energy_values, noise_of, value_and_score
 from lowland.samplers.kernel import per_row
 from lowland.scalars import read_integer, read_number
@@ -91,7 +92,8 @@ class Typicality(OutlierScore):
         return {"median": energy_values(energy, x).median()}
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        return (energy_values(energy, x) - statistics["median"]).abs()
+        values = energy_values(energy, x)
+        return (values - statistics["median"].to(values.device)).abs()
 
 
 @dataclass(frozen=True)
@@ -171,17 +173,19 @@ class Background(OutlierScore):
         object.__setattr__(self, "floor", read_number("floor", self.floor, above=0))
 
     def fit(self, energy: Energy, x: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-        mean = x.double().mean(0)
-        rest = x.double() - mean
+        wide = to_float64(x)
+        mean = wide.mean(0)
+        rest = wide - mean
         least = (self.floor * rest.std()).square()
         smallest = torch.finfo(torch.float64).tiny if bool(rest.any()) else 1.0
         variance = rest.square().mean(0).clamp_min(least).clamp_min(smallest)
         return {"mean": mean, "variance": variance}
 
     def compute(self, energy: Energy, x: Tensor, statistics: Statistics) -> Tensor:
-        mean, variance = (statistics[n].double().to(x.device) for n in ("mean", "variance"))
-        terms = (x - mean).square() / (2 * variance) + (2 * math.pi * variance).log() / 2
-        return energy_values(energy, x) - terms.flatten(1).sum(1)
+        values, wide = energy_values(energy, x), to_float64(x)
+        mean, variance = (statistics[n].to(wide) for n in ("mean", "variance"))
+        terms = (wide - mean).square() / (2 * variance) + (2 * math.pi * variance).log() / 2
+        return values.to(wide.device) - terms.flatten(1).sum(1)
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,7 @@ class Multiscale(OutlierScore):
                 "another score"
             )
         norms = [_norm(value_and_score(energy.given(sigma), x)[1]) for sigma in self.sigmas]
-        return torch.stack(norms, 1).double().clamp_min(MIN_GRADIENT_NORM).log()
+        return to_float64(torch.stack(norms, 1)).clamp_min(MIN_GRADIENT_NORM).log()
 
 
 @dataclass(frozen=True)
@@ -315,8 +319,8 @@ def fit_gaussians(f: Tensor, labels: Tensor, shrinkage: float) -> dict[str, Tens
 
     Variances are raised by a share `shrinkage`, and a little where a feature is constant.
     """
-    f = f.double()
-    classes, index = labels.unique(return_inverse=True)
+    f = to_float64(f)
+    classes, index = labels.to(f.device).unique(return_inverse=True)
     sums = f.new_zeros(len(classes), f.shape[1]).index_add_(0, index, f)
     means = sums / torch.bincount(index).unsqueeze(1)
     rest = f - means[index]
@@ -329,8 +333,9 @@ def fit_gaussians(f: Tensor, labels: Tensor, shrinkage: float) -> dict[str, Tens
 
 def mahalanobis_distance(f: Tensor, statistics: Statistics) -> Tensor:
     """Compute min_k (f − m_k)ᵀ P (f − m_k), (N,), for means (K, D) and a precision P (D, D)."""
+    f = to_float64(f)
     means, precision = statistics["means"].to(f.device), statistics["precision"].to(f.device)
-    rest = f.double().unsqueeze(1) - means
+    rest = f.unsqueeze(1) - means
     return torch.einsum("nkd,de,nke->nk", rest, precision, rest).amin(1)
 
 

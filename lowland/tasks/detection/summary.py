@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
+from lowland.devices import to_float64
+
 STATISTICS = {
     "mean": "mean",
     "deviation": "deviation",
@@ -64,7 +66,7 @@ class DataSummary:
 
 def _statistics(x: Tensor) -> dict[str, Tensor]:
     """Return the four statistics (N,) of points (N, *event) in float64."""
-    flat = x.detach().double().reshape(len(x), -1)
+    flat = to_float64(x.detach()).reshape(len(x), -1)
     return {
         "mean": flat.mean(1),
         "deviation": flat.std(1, correction=0),

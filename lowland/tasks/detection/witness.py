@@ -72,7 +72,7 @@ def has_weights(energy: Energy, known: Tensor) -> bool:
 def _sum_weights(energy: Energy) -> Tensor:
     """Return the digest (P, 2) of earlier versions: sums and sums of squares, in float64."""
     found = [
-        torch.stack([t.double().sum(), t.double().square().sum()]).cpu()
+        torch.stack([t.cpu().double().sum(), t.cpu().double().square().sum()])
         for t in (*energy.parameters(), *energy.buffers())
         if t.is_floating_point() and t.numel()
     ]
@@ -92,7 +92,7 @@ def find_drift(
     inherit.
     """
     eps = max(torch.finfo(t).eps for t in (then.dtype, points) if t.is_floating_point)
-    then, now = then.double().cpu(), now.double().cpu()
+    then, now = then.cpu().double(), now.cpu().double()
     slack = tolerance[0] * deviation + tolerance[1] * eps * then.abs()
     apart = (now - then).abs()
     return float(apart.max()) if bool((apart > slack).any()) else 0.0
@@ -121,7 +121,7 @@ def warn_of_equal_scores(scores: Tensor, discrete: bool, stacklevel: int) -> Non
     """Warn if calibration scores (N,) look like copies of fewer; points of a discrete domain may
     share theirs.
     """
-    counts = Counter(scores.double().tolist())
+    counts = Counter(scores.tolist())
     repeats = len(scores) - len(counts)
     copied = len(counts) > 2 and reduce(math.gcd, counts.values()) > 1
     if copied or (not discrete and repeats > MAX_EQUAL_SCORES * len(scores)):

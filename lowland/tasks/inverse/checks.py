@@ -16,6 +16,13 @@ FAILURES = (RuntimeError, TypeError, IndexError, AttributeError)
 CLOSE = 1e-3  # share of the largest number by which two ways to a number may differ
 
 
+def place_operator(
+    operator: Callable[[Tensor], Tensor], device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Return an `Operator` with its tensors on a device; other functions as they are."""
+    return operator.to(device) if isinstance(operator, Operator) else operator
+
+
 def check_operator(operator: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> None:
     """Raise ValueError unless the operator maps points of x's shape to measurements of y's."""
     if not callable(operator):
@@ -78,11 +85,11 @@ def check_linear(operator: Operator, x: Tensor) -> None:
             "energy.given(sigma) if the prior knows noise"
         )
     back = operator.A_T(a)
-    forth, here = (b * a).sum().double(), (z * back).sum().double()
+    forth, here = float((b * a).sum()), float((z * back).sum())
     scale = float(b.norm() * a.norm() + z.norm() * back.norm())
-    if back.shape != x.shape or abs(float(forth - here)) > CLOSE * scale + 1e-6:
+    if back.shape != x.shape or abs(forth - here) > CLOSE * scale + 1e-6:
         raise ValueError(
-            f"A_T is not the transpose of A: <A z, A x> is {float(forth):.4g} and <z, A_T A x> "
-            f"{float(here):.4g}; they must agree; keep x in the graph of a function (no .detach() "
+            f"A_T is not the transpose of A: <A z, A x> is {forth:.4g} and <z, A_T A x> "
+            f"{here:.4g}; they must agree; keep x in the graph of a function (no .detach() "
             "or .numpy()), and correct A_T of an operator of your own"
         )

@@ -23,9 +23,9 @@ from lowland.energy import Energy, check_finite, check_gradient, check_points, l
 from lowland.energy.points import explain_mismatch
 from lowland.samplers.kernel import per_row
 from lowland.scalars import read_integer, read_number
-from lowland.tasks.inverse.checks import check_linear, check_operator
+from lowland.tasks.inverse.checks import check_linear, check_operator, place_operator
 from lowland.tasks.inverse.operators import as_linear
-from lowland.tasks.inverse.posterior import Likelihood, Measure, Restoration
+from lowland.tasks.inverse.posterior import Likelihood, Measure, Restoration, check_measured
 
 MAX_HALVINGS = 40  # of τ in one step: down to 10⁻¹² of it
 MAX_CG_STEPS = 200
@@ -79,8 +79,11 @@ def map_estimate(
     >>> found.x.round(decimals=3), bool(found.converged)
     (tensor([[0.5000, 0.5000]]), True)
     """
+    check_measured(y)
+    operator = place_operator(operator, y.device)
     prior, likelihood = lift(prior), Likelihood(operator, y, sigma)
     check_points(prior, start)
+    start = start.to(y.device)
     check_operator(operator, start, y)
     steps = read_integer("steps", steps, least=1)
     tolerance = read_number("tolerance", tolerance, above=0)

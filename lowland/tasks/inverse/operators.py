@@ -13,10 +13,12 @@
 `outer @ inner` applies `inner` first. Where only A is needed, any differentiable function will do.
 """
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -53,6 +55,15 @@ class Operator(ABC):
 
     def __matmul__(self, inner: "Operator") -> "Operator":
         return Composed(self, inner)
+
+    def to(self, device: torch.device) -> "Operator":
+        """Return the operator with the tensors that it holds on a device; itself if it holds none.
+
+        >>> import torch
+        >>> Mask(torch.tensor([True, False])).to(torch.device("cpu")).known
+        tensor([ True, False])
+        """
+        return self
 
     def spectral_norm(self, x: Tensor, steps: int = 50) -> float:
         """Compute the largest singular value of A by power iteration from x (B, *event).
@@ -102,6 +113,9 @@ class Composed(Operator):
 
     def A_T(self, y: Tensor) -> Tensor:
         return self.inner.A_T(self.outer.A_T(y))
+
+    def to(self, device: torch.device) -> "Composed":
+        return Composed(self.outer.to(device), self.inner.to(device))
 
 
 @dataclass(frozen=True)
@@ -163,6 +177,9 @@ class Mask(Operator):
                 f"the mask is {describe(self.known)}; a bool tensor says of each number whether it "
                 "is known; pass known.bool()"
             )
+
+    def to(self, device: torch.device) -> "Mask":
+        return Mask(self.known.to(device))
 
     def expand_to(self, x: Tensor) -> Tensor:
         """Return the mask in the event shape of points x (B, *event)."""
@@ -247,17 +264,23 @@ class Blur(Operator):
         return self.A(y)
 
     def _matrix(self, side: int, like: Tensor) -> Tensor:
-        """Return the convolution along one axis as a symmetric matrix (side, side).
+        return _blur_matrix(self.sigma, side, like.dtype, like.device)
 
-        Matrix products are faster here than convolutions.
-        """
-        reach = math.ceil(3 * self.sigma)
-        offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
-        kernel = torch.softmax(-0.5 * (offsets / self.sigma).square(), 0)
-        places = torch.arange(side)
-        offset = places - places.unsqueeze(1)
-        weights = kernel[(offset + reach).clamp(0, 2 * reach)]
-        return torch.where(offset.abs() <= reach, weights, 0.0).to(like)
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _blur_matrix(sigma: float, side: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the convolution with a Gaussian along one axis as a symmetric matrix (side, side).
+
+    Matrix products are faster here than convolutions.
+    """
+    reach = math.ceil(3 * sigma)
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    kernel = torch.softmax(-0.5 * (offsets / sigma).square(), 0)
+    places = torch.arange(side)
+    offset = places - places.unsqueeze(1)
+    weights = kernel[(offset + reach).clamp(0, 2 * reach)]
+    return torch.where(offset.abs() <= reach, weights, 0.0).to(dtype).to(device)
 
 
 @dataclass(frozen=True)
@@ -294,6 +317,11 @@ class Projection(Operator):
         matrix = torch.randn(self.count, math.prod(self.shape), generator=g)
         object.__setattr__(self, "_matrix", matrix / math.sqrt(self.count))
 
+    def to(self, device: torch.device) -> "Projection":
+        other, matrix = copy.copy(self), vars(self)["_matrix"]
+        object.__setattr__(other, "_matrix", matrix.to(device))
+        return other
+
     def A(self, x: Tensor) -> Tensor:
         check_real(x)
         if tuple(x.shape[1:]) != tuple(self.shape):
@@ -327,6 +355,9 @@ class Fourier(Operator):
                 f"the frequencies are {describe(chosen)}; a bool of shape (height, width) is "
                 "needed; pass frequencies.bool()"
             )
+
+    def to(self, device: torch.device) -> "Fourier":
+        return Fourier(self.frequencies.to(device))
 
     def A(self, x: Tensor) -> Tensor:
         check_images(x)

@@ -153,6 +153,10 @@ class Restoration:
         """Summarise samples (D, B, *event)."""
         return cls(draws.mean(0), draws.std(0, correction=0), draws)
 
+    def to(self, device: torch.device | str) -> "Restoration":
+        """Return the restoration with its tensors on a device."""
+        return Restoration(self.mean.to(device), self.std.to(device), self.draws.to(device))
+
     def interval(self, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """Compute the ends (B, *event) of credible intervals of probability `level` or more.
 

@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lowland.devices import has_float64
 from lowland.energy import Energy, check_finite, check_gradient, check_points, lift, noise_of
 from lowland.energy.points import explain_mismatch
 from lowland.metrics.distances import distances
 from lowland.samplers import Sampler, anneal, denoise
 from lowland.samplers.loop import check_arguments
 from lowland.scalars import read_integer, read_number
-from lowland.tasks.inverse.checks import check_operator, check_slope
+from lowland.tasks.inverse.checks import check_operator, check_slope, place_operator
 from lowland.tasks.inverse.posterior import (
     ClampedEnergy,
     Likelihood,
@@ -64,6 +65,9 @@ def importance_resample(
         enough = weights.square().sum(1, keepdim=True) * draws <= 1
         low, high = torch.where(enough, beta, low), torch.where(enough, high, beta)
     weights = torch.softmax(-low * loss, 1)
+    if not has_float64(generator.device):
+        weights = weights.float()
+    weights = weights.to(generator.device)
     return torch.multinomial(weights, draws, replacement=True, generator=generator).T
 
 
@@ -115,8 +119,10 @@ def restore(
     temperatures = read_levels("temperatures", temperatures, least_count=1)
     _check(prior, y, draws, start, prior_samples)
     check_arguments(steps, generator, y)
+    operator = place_operator(operator, y.device)
     if prior_samples is not None:
         check_points(prior, prior_samples)
+        prior_samples = prior_samples.to(y.device)
         check_operator(operator, prior_samples, y)
         clean = denoise(prior, prior_samples, denoise_sigma)
         index = importance_resample(clean, operator, y, sigma or MIN_SIGMA, draws, generator)
@@ -124,7 +130,7 @@ def restore(
     elif start is None:
         x = prior.domain.draw(draws * len(y), generator, dtype=y.dtype)
     else:
-        x = start.repeat(draws, *[1] * (start.dim() - 1))
+        x = start.to(y.device).repeat(draws, *[1] * (start.dim() - 1))
     check_operator(operator, x, y)
     check_gradient(prior, x)
     if sigma:

@@ -38,7 +38,7 @@ from lowland.samplers.loop import check_arguments
 from lowland.samplers.precision import check_precision
 from lowland.scalars import read_integer, read_number
 from lowland.tasks.generate import check_joint
-from lowland.tasks.inverse.checks import check_linear, check_operator
+from lowland.tasks.inverse.checks import check_linear, check_operator, place_operator
 from lowland.tasks.inverse.operators import (
     Mask,
     Operator,
@@ -122,6 +122,7 @@ def split_gibbs_sample(
     )
     _check(prior, y, (sigma_max, sigma_min), generator, start)
     _check_chains(sampler, steps, sigma, precision)
+    operator = place_operator(operator, y.device)
     shape = prior.domain.shape if start is None else tuple(start.shape[1:])
     g = torch.Generator().manual_seed(0)
     probe = torch.randn(4, *shape, generator=g, dtype=y.dtype).to(y.device)
@@ -139,7 +140,7 @@ def split_gibbs_sample(
                 x = draw_start(prior, len(part), levels[0], generator, shape=shape, dtype=y.dtype)
                 x = denoise_in_domain(prior, x, levels[0], precision)
             else:
-                x = start[rows]
+                x = start.to(y.device)[rows]
             for level in levels:
                 z = coupling.draw_z(x, y[rows], level, generator)
                 biased = level * coupling.norm > sigma
