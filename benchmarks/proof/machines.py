@@ -98,19 +98,17 @@ def make(environment: Environment, folder: Path, wheel: Path, given: dict[str, s
     """Make a virtual environment in a folder; return what was asked and what came."""
     python = find_python(environment.python, given)
     asked = f"pip install {' '.join(environment.packages)}"
+    pip = [binary(folder), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
+    commands = [[*pip, "--no-deps", "--force-reinstall", str(wheel)]]
     if not folder.exists():
         print(f"  making {folder.name}: {asked}", flush=True)
-        pip = [binary(folder), "-m", "pip", "install", "--quiet", "--no-cache-dir"]
-        for command in (
-            [python, "-m", "venv", str(folder)],
-            [*pip, *environment.packages],
-            [*pip, "--no-deps", str(wheel)],
-        ):
-            status, said = call(command, dict(os.environ), folder.parent, 1800)
-            if status:
-                shutil.rmtree(folder, ignore_errors=True)
-                lines = [line for line in said.splitlines() if "WARNING" not in line]
-                raise UnavailableError(f"`{asked}`: {' '.join(lines[-4:])[-500:]}")
+        commands = [[python, "-m", "venv", str(folder)], [*pip, *environment.packages], *commands]
+    for command in commands:
+        status, said = call(command, dict(os.environ), folder.parent, 1800)
+        if status:
+            shutil.rmtree(folder, ignore_errors=True)
+            lines = [line for line in said.splitlines() if "WARNING" not in line]
+            raise UnavailableError(f"`{asked}`: {' '.join(lines[-4:])[-500:]}")
     return {"asked": asked, "versions": installed(folder)}
 
 
@@ -299,7 +297,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = (asked.folder or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
-        wheel = build_wheel(work)
+        wheel = build_wheel(Path(temporary))
         for name in dict.fromkeys(CELLS[cell].environment for cell in chosen):
             cells = [cell for cell in chosen if CELLS[cell].environment == name]
             found = try_environment(name, cells, work, wheel, given, asked.keep)
