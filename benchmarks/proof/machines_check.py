@@ -65,13 +65,13 @@ def run(*arguments: object) -> str:
 
     Raises RuntimeError with its words where it fails.
     """
-    from lowland import cli
+    from lowland.cli import main as call
 
     out, err = io.StringIO(), io.StringIO()
     status: object = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            cli.main([str(argument) for argument in arguments])
+            call([str(argument) for argument in arguments])
         except SystemExit as stopped:
             status = stopped.code or 0
     if status != 0:
@@ -101,7 +101,7 @@ def use(folder: Path) -> str:
     """Train, resume, sample, score, restore and report; return what was done."""
     import numpy as np
 
-    from lowland import cli
+    from lowland.cli import COMMANDS
 
     moons, digits = train("moons", folder, TINY), train("digits", folder, PICTURES)
     for of, shape in ((moons, (8, 2)), (digits, (8, 1, 8, 8))):
@@ -117,10 +117,10 @@ def use(folder: Path) -> str:
     run("sample", digits, "--count", 8, "--out", folder / "digits.png")
     run("doctor")
     run("recipes")
-    for verb in cli.COMMANDS:
+    for verb in COMMANDS:
         if "usage" not in run(*verb.split(), "--help").lower():
             raise RuntimeError(f"lowland {verb} --help has no usage")
-    return f"moons and digits trained, resumed, sampled; {len(cli.COMMANDS)} helps"
+    return f"moons and digits trained, resumed, sampled; {len(COMMANDS)} helps"
 
 
 @contextlib.contextmanager
