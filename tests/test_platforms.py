@@ -4,6 +4,7 @@ import ast
 import errno
 import fcntl
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import lowland
 from lowland import memory, systems
 from lowland.atomic import hold_file, remove_leftovers, write_aside
 from lowland.data import DataError, cache_root, data_roots
+from lowland.data import fetch as fetching
 from lowland.run import Run
 from lowland.systems import HeldError, check_name, expand_home, replace_path
 
@@ -259,3 +262,51 @@ def test_a_name_that_begins_with_a_tilde_is_a_name(
     rows = "\n".join(f"{a},{a * a % 7}" for a in range(60))
     Path("~$draft.csv").write_text(f"a,b\n{rows}\n", encoding="utf-8")
     assert len(lowland.load_data("~$draft.csv").train.x)
+
+
+# ------------------------------------------------------------ folders that cannot be written to
+
+
+def test_a_cache_that_cannot_be_written_to_is_said_before_the_download(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(fetching, "_download", lambda *_: pytest.fail("it was downloaded"))
+    words = r"mnist could not be written to \(Not a directory\); .*; set XDG_CACHE_HOME .*DATA\)"
+    with pytest.raises(DataError, match=words):
+        lowland.load_data("mnist", root=tmp_path)
+
+
+def test_a_run_where_nothing_can_be_written_is_refused_in_words(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    words = r"run could not be written \(Not a directory\); .*; choose another --run"
+    with pytest.raises(ValueError, match=words):
+        lowland.fit(lowland.read_recipe("moons"), tmp_path / "file" / "run", progress=False)
+
+
+# ------------------------------------------------------------------ other processes, other texts
+
+
+def test_what_is_handed_to_other_processes_survives_the_way() -> None:
+    """macOS and Windows start processes anew: whatever they get is pickled."""
+    recipe = lowland.read_recipe("digits", {"training.steps": 7})
+    again = pickle.loads(pickle.dumps(recipe))
+    assert again.plain() == recipe.plain() and type(again) is type(recipe)
+    energy = lowland.mixture(lowland.nets.MLP(lowland.real(2)), lowland.targets.Gaussian())
+    x = torch.ones(3, 2)
+    assert torch.equal(pickle.loads(pickle.dumps(energy))(x), energy(x))
+    data = lowland.load_data("moons", count=50)
+    assert torch.equal(pickle.loads(pickle.dumps(data)).train.x, data.train.x)
+    for thing in (lowland.MALA(0.1), lowland.box(0, 1, 3), lowland.objectives.PCD()):
+        assert repr(pickle.loads(pickle.dumps(thing))) == repr(thing)
+
+
+def test_results_can_be_printed_into_a_file_of_windows() -> None:
+    """Standard output of a script is cp1252 there once it is no terminal."""
+    g, law = torch.Generator().manual_seed(0), lowland.targets.Gaussian()
+    found = lowland.log_z(law, generator=g, exact=False, chains=20, num_temperatures=10)
+    trace = lowland.sample(law, lowland.MALA(0.5), torch.zeros(4, 2), 20, generator=g, thin=1)
+    likely = lowland.log_likelihood(law, trace.x, found)
+    for result in (found, likely, trace, lowland.ess(trace), lowland.load_data("moons")):
+        str(result).encode("cp1252")

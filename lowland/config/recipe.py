@@ -1,6 +1,6 @@
 """Pydantic model of a recipe, over everything that is registered."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from types import GenericAlias
 from typing import Annotated, Any, Literal, Union, get_args
@@ -213,9 +213,18 @@ class Recipe(BaseModel):
         """Return the recipe as JSON values, complete with every default."""
         return self.model_dump(mode="json")
 
+    def __reduce__(self) -> tuple[Callable[[Plain], "Recipe"], tuple[Plain]]:
+        """Return how to read the recipe again in another process, which has models of its own."""
+        return read_plain, (self.plain(),)
+
     def toml(self) -> str:
         """Return the recipe as a TOML document that `read_recipe` reads back."""
         return to_toml(self.plain())
+
+
+def read_plain(values: Plain) -> Recipe:
+    """Return the recipe of plain values over everything that is registered now."""
+    return recipe_model().model_validate(values)
 
 
 def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from lowland.atomic import remove_leftovers, write_bytes
+from lowland.atomic import check_writable, remove_leftovers, write_bytes
 from lowland.data.dataset import DataError
 from lowland.systems import expand_home
 
@@ -142,11 +142,11 @@ def fetch(remote: RemoteFile, target: Path, *, timeout: float = TIMEOUT_SECONDS)
     timeout: seconds without a byte from the server. Raises DataError if no mirror delivers the
     bytes with the right SHA-256; nothing is left behind then.
     """
+    _make_folder(target)
     problems = []
     for url in remote.urls:
         try:
             content = _download(remote, url, timeout)
-            target.parent.mkdir(parents=True, exist_ok=True)
             _remove_old_parts(target)
             write_bytes(target, content)
             return target
@@ -156,6 +156,21 @@ def fetch(remote: RemoteFile, target: Path, *, timeout: float = TIMEOUT_SECONDS)
         f"{'; '.join(problems)}; one of {len(remote.urls)} addresses must send the whole of "
         f"{remote.file}; try again later, or fetch it by hand"
     )
+
+
+def _make_folder(target: Path) -> None:
+    """Make the folder of a file that is to be downloaded. Raises DataError where that is refused:
+    before the download.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        check_writable(target)
+    except OSError as error:
+        raise DataError(
+            f"{target.parent} could not be written to ({error.strerror}); downloads go there; set "
+            "XDG_CACHE_HOME to a folder that may be written to, or put the data into a folder and "
+            "name it in LOWLAND_DATA"
+        ) from None
 
 
 class _OnlyHttp(urllib.request.HTTPRedirectHandler):

@@ -200,3 +200,11 @@ def disk_error(target: Path, error: OSError) -> RunError:
         f"{target} could not be written ({error.strerror}); the disk must have room and allow "
         "writing; free some, then `lowland resume` from the last whole checkpoint"
     )
+
+
+def folder_error(run: Path, error: OSError) -> RunError:
+    """Return the RunError for the directory of a run that cannot be made or written to."""
+    return RunError(
+        f"{run} could not be written ({error.strerror}); a run needs a folder that may be written "
+        "to, and room; choose another --run (run= in Python), or allow writing there"
+    )

@@ -26,6 +26,7 @@ from lowland.run.checkpoint import (
     Checkpoint,
     RunError,
     disk_error,
+    folder_error,
     folder_of,
     is_checkpoint,
     parse_tensors,
@@ -63,7 +64,7 @@ class Run:
         try:
             run.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise disk_error(run.path, error) from error
+            raise folder_error(run.path, error) from error
         run.write_recipe(recipe)
         return run
 
@@ -391,5 +392,5 @@ class Run:
                     f"{self.path} is being written by another process; a run has one writer; wait"
                 ) from None
             except OSError as error:
-                raise disk_error(self.path / ".lock", error) from error
+                raise folder_error(self.path, error) from error
             yield
