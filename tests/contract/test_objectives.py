@@ -4,7 +4,8 @@ import dataclasses
 import inspect
 import json
 import re
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -85,11 +86,28 @@ def kinds_for(case: Case) -> list[str]:
     return found
 
 
-def with_networks(cases: list[Case]) -> pytest.MarkDecorator:
-    pairs = [(case, kind) for case in cases for kind in kinds_for(case)]
-    return pytest.mark.parametrize(
-        ("case", "kind"), pairs, ids=[f"{case}-{kind}" for case, kind in pairs]
-    )
+def with_networks(cases: list[Case]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Run a test of (case, kind) for every case, there with every network that it takes.
+
+    Which those are is found by trying, in the test and not while tests are collected.
+    """
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @wraps(test)
+        def with_every_network(case: Case, **more: Any) -> None:
+            for kind in kinds_for(case):
+                try:
+                    test(case, kind, **more)
+                except BaseException as error:
+                    error.add_note(f"{case} with the network {kind!r}")
+                    raise
+
+        asked = inspect.signature(test)
+        left = [p for name, p in asked.parameters.items() if name != "kind"]
+        vars(with_every_network)["__signature__"] = asked.replace(parameters=left)
+        return pytest.mark.parametrize("case", cases, ids=str)(with_every_network)
+
+    return decorate
 
 
 def run(

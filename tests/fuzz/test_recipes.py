@@ -2,6 +2,7 @@
 
 import math
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -54,14 +55,18 @@ def equal(found: object, given: object) -> bool:
     )
 
 
-KEYS = {name: list_keys(lowland.read_recipe(name).plain()) for name in NAMES}
+@cache
+def keys_of(name: str) -> list[str]:
+    """List the paths of all values of a recipe that comes along."""
+    return list_keys(lowland.read_recipe(name).plain())
 
 
 @pytest.mark.parametrize("examples", MANY)
 def test_values_of_recipes(examples: int) -> None:
     def check(case: tuple[str, int, object]) -> None:
         name, which, value = case
-        key = KEYS[name][which % len(KEYS[name])]
+        keys = keys_of(name)
+        key = keys[which % len(keys)]
 
         def find_error(recipe: lowland.config.Recipe) -> str:
             found = look_up(recipe.plain(), key)
