@@ -23,6 +23,7 @@ KINDS = ("energy", "sampler", "objective", "term")
 PROVIDERS = ("lowland.nets", "lowland.targets", "lowland.samplers", "lowland.objectives")
 
 _classes: dict[str, dict[str, type]] = {kind: {} for kind in KINDS}
+_trusted: set[str] = set()  # modules that the user asked for
 T = TypeVar("T")
 
 
@@ -36,19 +37,54 @@ def register(kind: str) -> Callable[[type[T]], type[T]]:
     """Return a decorator that makes a class of a kind known under its own name.
 
     Every constructor parameter must be kept as an attribute of the same name, so that `spec` can
-    read it back.
+    read it back. The same class may come again, as when a cell of a notebook runs twice: the newer
+    one counts. Raises ValueError for another class of a name that is taken.
     """
 
     def add(cls: type[T]) -> type[T]:
-        if cls.__name__ in _classes[kind]:
+        known = _classes[kind].get(cls.__name__, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(
-                f"{kind} {cls.__name__} is registered already; a name means one class; choose "
-                "another name"
+                f"{kind} {cls.__name__} of {cls.__module__} was to be registered; that name is "
+                f"taken by {known.__module__}.{known.__qualname__}; one name stands for one class: "
+                "choose another"
             )
         _classes[kind][cls.__name__] = cls
         return cls
 
     return add
+
+
+def import_code(module: str) -> None:
+    """Import a module whose classes runs may then name as "module:Class"; nothing else is imported
+    because a file names it. Raises ValueError if there is no such module.
+
+    >>> import_code("my_package.nets")
+    Traceback (most recent call last):
+    ValueError: no module 'my_package.nets' can be imported (No module named 'my_package'); ...
+    """
+    try:
+        import_module(module)
+    except (ImportError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"no module {module!r} can be imported ({error}); it must be installed, or lie in the "
+            "folder where the command runs; write it with dots and without .py, such as "
+            "my_package.nets"
+        ) from error
+    _trusted.add(module)
+
+
+def find_class(path: str) -> type | None:
+    """Return the class "module:Class" if its module was imported by `import_code`, else None."""
+    module, _, name = path.partition(":")
+    if module not in _trusted:
+        return None
+    found: object = import_module(module)
+    for part in name.split("."):
+        found = vars(found).get(part)
+        if found is None:
+            return None
+    return found if isinstance(found, type) else None
 
 
 def registered(kind: str) -> dict[str, type]:

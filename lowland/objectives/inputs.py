@@ -5,6 +5,7 @@ the first update: its shape, its dtype, whether it writes into its points, and, 
 objective differentiates it in x, whether its gradient is one.
 """
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from lowland.domain import real
 from lowland.energy import (
     Energy,
     check_gradient,
@@ -61,12 +63,17 @@ class Context:
     progress: float = 1.0
     partner: nn.Module | None = None
 
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the weights of the partner that learn, for an optimizer; none without a partner."""
+        if self.partner is not None:
+            yield from (p for p in self.partner.parameters() if p.requires_grad)
+
     def require_sampler(self, name: str) -> Sampler:
         """Return the sampler; raise ValueError, naming the objective, if there is none."""
         if self.sampler is None:
             raise ValueError(
                 f"{name} was given no sampler; it runs chains and needs one; pass "
-                "Context(..., sampler=...)"
+                "Context(..., sampler=...), or let objective.prepare make all of it"
             )
         return self.sampler
 
@@ -75,7 +82,7 @@ class Context:
         if self.buffer is None:
             raise ValueError(
                 f"{name} was given no chains; it needs a ReplayBuffer; pass Context(..., "
-                "buffer=ReplayBuffer(...))"
+                "buffer=ReplayBuffer(...)), or let objective.prepare make all of it"
             )
         return self.buffer
 
@@ -84,7 +91,7 @@ class Context:
         if self.partner is None:
             raise ValueError(
                 f"{name} was given no partner; it trains one beside the energy; pass Context(..., "
-                "partner=objective.make_partner(energy, x))"
+                "partner=objective.make_partner(energy, x)), or let objective.prepare make all"
             )
         return self.partner
 
@@ -115,7 +122,7 @@ def read_inputs(
             f"{name} was given {describe(context)} for its context; it takes a Context; pass "
             "loss(energy, Batch(x), Context(generator))"
         )
-    lifted = lift(energy)
+    lifted = give_shape(lift(energy), read.x)
     _check_points(name, lifted, read)
     seen = energy if isinstance(energy, nn.Module) else None
     if seen is None or seen not in _seen:
@@ -123,6 +130,17 @@ def read_inputs(
         if seen is not None:
             _seen.add(seen)
     return lifted, read, context
+
+
+def give_shape(energy: Energy, x: Tensor) -> Energy:
+    """Return an energy whose domain leaves the event shape open on the real line of points x
+    (B, *event), with the same weights; others as they are.
+    """
+    if energy.domain.shape or energy.domain.kind != "real" or x.dim() < 2:
+        return energy
+    shaped = copy.copy(energy)
+    shaped.domain = real(*x.shape[1:])
+    return shaped
 
 
 def _read_batch(name: str, batch: object) -> Batch:

@@ -13,12 +13,15 @@ from dataclasses import replace
 from functools import wraps
 from typing import Any, ClassVar, NamedTuple, Self, cast
 
+import torch
 from torch import Tensor, nn
 
 from lowland.energy import Energy, latent_of
 from lowland.energy.gradient import check_shape
 from lowland.objectives.inputs import Batch, Context, explain, read_inputs
+from lowland.objectives.own_loop import prepare_context, recall_context
 from lowland.objectives.ranges import COUNT, SHARE, WHOLE, check_settings
+from lowland.samplers import Sampler, default_sampler
 
 
 class Loss(NamedTuple):
@@ -63,6 +66,66 @@ class Objective(ABC):
         None.
         """
         return None
+
+    def default_sampler(self, energy: Energy, x: Tensor) -> Sampler | None:
+        """Return the sampler for chains on data x (N, *event) where none is named; None for an
+        objective that runs none.
+        """
+        return default_sampler(energy, x) if self.sampled else None
+
+    def prepare(
+        self,
+        energy: Energy | nn.Module | Callable[..., Tensor],
+        x: Tensor,
+        *,
+        generator: torch.Generator,
+        sampler: Sampler | None = None,
+    ) -> Context:
+        """Make what a loop of one's own keeps between updates, as a Context to pass to every call:
+        sampler, replay buffer and partner, each only if this objective needs it.
+
+        energy: an Energy or a callable; x (N, *event): data, or a first batch; sampler: in place of
+        the default. An optimizer takes `context.parameters()` beside those of the energy.
+
+        >>> import torch, lowland
+        >>> g, net = torch.Generator().manual_seed(0), lowland.nets.MLP(lowland.real(2))
+        >>> data = torch.randn(64, 2, generator=g)
+        >>> context = lowland.objectives.PCD(steps=2).prepare(net, data, generator=g)
+        >>> context.sampler, len(context.buffer), list(context.parameters())
+        (MALA(step_size=0.036, inv_mass_sqrt=None), 10000, [])
+        """
+        return prepare_context(self, energy, x, generator, sampler)
+
+    def __call__(
+        self,
+        energy: Energy | nn.Module | Callable[..., Tensor],
+        batch: Batch | Tensor | tuple[Tensor, Tensor],
+        context: Context | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        sampler: Sampler | None = None,
+    ) -> Loss:
+        """Return the loss of one batch, as a loop of one's own calls it.
+
+        batch: points (B, *event), or points and labels; context: from `prepare`. With a generator
+        in its place, what the objective keeps between updates is prepared from the first batch and
+        stays as long as the energy does, so that `objective(energy, batch, generator=g)` is all
+        that a loop needs; a partner that learns is then not trained, which is said once.
+
+        >>> import torch, lowland
+        >>> g, net = torch.Generator().manual_seed(0), lowland.nets.MLP(lowland.real(2))
+        >>> x = torch.randn(64, 2, generator=g)
+        >>> loss = lowland.objectives.PCD(steps=2)(net, x, generator=g)
+        >>> loss.value.backward()
+        """
+        if context is None:
+            context = recall_context(self, energy, batch, generator, sampler)
+        elif generator is not None or sampler is not None:
+            raise ValueError(
+                f"{type(self).__name__} was given a context, and a generator or a sampler besides; "
+                "a context holds both; pass the context alone"
+            )
+        return self.loss(cast(Energy, energy), cast(Batch, batch), context)
 
     @abstractmethod
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:

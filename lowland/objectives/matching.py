@@ -49,7 +49,8 @@ from lowland.objectives.ranges import (
     read_real,
 )
 from lowland.registry import register
-from lowland.samplers.kernel import CONTINUOUS, per_row, uniform_like
+from lowland.samplers.kernel import CONTINUOUS, Sampler, per_row, uniform_like
+from lowland.samplers.langevin import Langevin
 from lowland.samplers.loop import run_chains
 
 
@@ -176,6 +177,10 @@ class EnergyMatching(Objective):
             t_max=time,
             arrival_steps=WHOLE,
         )
+
+    def default_sampler(self, energy: Energy, x: Tensor) -> Sampler:
+        """Return Langevin with steps of which `arrival_steps` carry a chain to the data."""
+        return Langevin(self.temperature / max(self.arrival_steps, 1))
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, labels = batch

@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from lowland.energy import Energy, noise_of
 from lowland.objectives.contrastive import contrast
 from lowland.objectives.loss import Batch, Context, Loss, Objective, detach_terms
 from lowland.objectives.ranges import COUNT, check_settings, freeze_sequences
 from lowland.registry import register
-from lowland.samplers.kernel import normal_like, per_row
+from lowland.samplers.kernel import Sampler, normal_like, per_row
+from lowland.samplers.langevin import MALA
 from lowland.samplers.loop import run_chains
 from lowland.samplers.recovery import ConditionalEnergy, check_levels, scale_to_noise
 from lowland.transfer import constants
@@ -54,6 +56,10 @@ class DiffusionRecovery(Objective):
         freeze_sequences(self, "sigmas")
         check_levels(self.sigmas)
         check_settings(self, steps=COUNT)
+
+    def default_sampler(self, energy: Energy, x: Tensor) -> Sampler:
+        """Return MALA(0.15): steps are in units of s²."""
+        return MALA(0.15)
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:
         x, generator = batch.x, context.generator
