@@ -9,6 +9,7 @@ from lowland.data.fetch import cache_root, data_roots
 from lowland.data.grids import save_grid, to_uint8
 from lowland.data.images import load_batch, load_image
 from lowland.data.load import list_datasets, load_data
+from lowland.data.sources import make_dataset
 
 __all__ = [
     "Batches",
@@ -25,6 +26,7 @@ __all__ = [
     "load_batch",
     "load_data",
     "load_image",
+    "make_dataset",
     "materialize",
     "save_grid",
     "to_uint8",

@@ -187,7 +187,7 @@ def _describe_damage(path: Path, error: BaseException) -> str:
     return f"{path} is corrupt or cut short ({reason}); it must be a whole array; write it again"
 
 
-def read_labels(y: Array, count: int, path: Path) -> tuple[Tensor, tuple[str, ...]]:
+def read_labels(y: Array, count: int, path: Path | str) -> tuple[Tensor, tuple[str, ...]]:
     """Return labels (count,) as int64 and the names of the classes: numbers from 0 as they are,
     text in the order of `sort_classes`.
 
