@@ -6,6 +6,7 @@ that the run's recipe holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +35,7 @@ from lowland.trained.rebuilding import read_recipe_of, rebuild_energy
 from lowland.trained.restoration import restore_with
 from lowland.training import load_recipe_data
 from lowland.training.identity import check_identity
+from lowland.training.kept_data import read_examples
 
 
 @dataclass
@@ -74,7 +76,8 @@ class Model:
         A training part that is drawn anew in every batch is drawn once here. Raises RunError if the
         data are no longer those that the run was trained on.
         """
-        data = self.dataset or load_recipe_data(self.recipe)
+        data = self.dataset or read_examples(self.run, self.recipe)
+        data = data or load_recipe_data(self.recipe)
         check_identity(self.run, data)
         return materialize(data)
 
@@ -181,7 +184,8 @@ def load(
     weights: str = "ema",
     step: int | None = None,
     data: Dataset | None = None,
-    energy: Energy | None = None,
+    energy: Energy | Callable[..., Tensor] | None = None,
+    code: Callable[..., object] | None = None,
     device: str | torch.device = AUTO,
 ) -> Model:
     """Read a run: its recipe, energy, sampler and newest checkpoint. Nothing is unpickled.
@@ -189,8 +193,9 @@ def load(
     path: a run directory, or a name of `lowland.list_pretrained()`; weights: "ema" (averaged; the
     default) or "energy" (the last iterate); step: a checkpoint; unless given the best if training
     selected one, else the newest whole one; data: the data set that was passed to `fit`, in place
-    of the one that the recipe names; energy: an energy like the one that was passed to `fit`, which
-    takes the weights; needed where its class is none of lowland's; device: where the model
+    of the one that the recipe names; energy: a network or energy built like the one that was passed
+    to `fit`, which takes the weights; code: the class of that network, or a function that builds
+    it: one of the two is needed where the class is none of lowland's; device: where the model
     computes, "auto" (the first of CUDA, MPS and XPU that can be used, else the CPU), "cpu", "cuda",
     "cuda:1", "mps", ...
 
@@ -212,7 +217,7 @@ def load(
     chosen = latest
     if step is None and run.best_step(latest) != latest.step:
         chosen = run.load_checkpoint(run.best_step(latest))
-    energy = rebuild_energy(run, recipe, chosen, weights, energy)
+    energy = rebuild_energy(run, recipe, chosen, weights, energy, code)
     own = latent_of(energy).marginal
     marginal = own() if own else bind_smallest_sigma(energy, noise_levels(energy, recipe))
     sampler = recipe["generation"]["sampler"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lowland.registry import Plain, build
 from lowland.run import Checkpoint, Run, RunError
 from lowland.run.changes import compare_recipes
 from lowland.run.schema import GENERATION, RECIPE, TRAINING, find_problem
+from lowland.trained.own_network import accept_energy, build_own
 from lowland.training import Training
 from lowland.training.identity import describe_energy
 
@@ -72,13 +74,19 @@ def _fill(defaults: Plain, values: Plain, trained: object) -> dict[str, Any]:
 
 
 def rebuild_energy(
-    run: Run, recipe: Plain, checkpoint: Checkpoint, weights: str, energy: Energy | None
+    run: Run,
+    recipe: Plain,
+    checkpoint: Checkpoint,
+    weights: str,
+    energy: Energy | Callable[..., Tensor] | None,
+    code: Callable[..., object] | None = None,
 ) -> Energy:
     """Return the energy of a recipe, or the one given, with the weights of a checkpoint, in eval
     mode.
 
-    weights: "ema" or "energy". Torch's global generator stays where it is. Raises RunError for a
-    recipe that was changed since training, and for weights that do not fit.
+    weights: "ema" or "energy"; code: the class of a network of the user's, or what builds it.
+    Torch's global generator stays where it is. Raises RunError for a recipe that was changed since
+    training, and for weights that do not fit.
     """
     where = f"{run.path}/step-{checkpoint.step:08d}"
     _compare(run, run.recipe, checkpoint)
@@ -87,8 +95,12 @@ def rebuild_energy(
             f"{where} keeps no weights {weights!r}; it has {', '.join(checkpoint.tensors)}; choose "
             "weights='ema', or a newer step"
         )
+    own = ":" in recipe["energy"]["name"]
     if energy is None:
-        energy = _build(run, recipe, checkpoint)
+        energy = _build(run, recipe, checkpoint, code)
+    elif own or not isinstance(energy, Energy):
+        domain = _read_domain(run, checkpoint)
+        energy = accept_energy(run, recipe["energy"], energy, domain)
     elif describe_energy(energy)["name"] != recipe["energy"]["name"]:
         raise RunError(
             f"{run.path} was trained with an energy {recipe['energy']['name']} and "
@@ -101,21 +113,18 @@ def rebuild_energy(
     return energy.eval()
 
 
-def _build(run: Run, recipe: Plain, checkpoint: Checkpoint) -> Energy:
+def _build(
+    run: Run, recipe: Plain, checkpoint: Checkpoint, code: Callable[..., object] | None
+) -> Energy:
     """Build the energy that a recipe names, on the domain of a checkpoint."""
-    name = recipe["energy"]["name"]
-    if ":" in name:
+    domain = _read_domain(run, checkpoint)
+    if ":" in recipe["energy"]["name"]:
+        return build_own(run, recipe["energy"], domain, code)
+    if code is not None:
         raise RunError(
-            f"{run.path} was trained with an energy of your own, {name}; lowland imports no code "
-            f"that a file names; import it and call lowland.load({str(run.path)!r}, energy=...) "
-            "with an energy built as for training"
+            f"{run.path} was trained with lowland's own {recipe['energy']['name']} and code came; "
+            "code is for a network of one's own; leave it out"
         )
-    if "domain" not in checkpoint.state:
-        raise RunError(
-            f"{run.path}/step-{checkpoint.step:08d}/state.json is damaged: domain is missing; the "
-            "energy is built on it; remove the folder, and an older checkpoint is used"
-        )
-    domain = Domain.from_dict(checkpoint.state["domain"])
     try:
         with torch.random.fork_rng(devices=[]), build_in_float32():
             energy: Energy = build("energy", {**recipe["energy"], "domain": domain})
@@ -126,6 +135,15 @@ def _build(run: Run, recipe: Plain, checkpoint: Checkpoint) -> Energy:
             "be as it was for training; restore it from a copy"
         ) from None
     return energy
+
+
+def _read_domain(run: Run, checkpoint: Checkpoint) -> Domain:
+    if "domain" not in checkpoint.state:
+        raise RunError(
+            f"{run.path}/step-{checkpoint.step:08d}/state.json is damaged: domain is missing; the "
+            "energy is built on it; remove the folder, and an older checkpoint is used"
+        )
+    return Domain.from_dict(checkpoint.state["domain"])
 
 
 def _compare(run: Run, recipe: Plain, checkpoint: Checkpoint) -> None:

@@ -9,12 +9,13 @@ from pathlib import Path
 
 from lowland.run import Run, RunError
 from lowland.training.identity import HASHES
+from lowland.training.kept_data import EXAMPLES
 from lowland.training.preflight import ProbeReport, probe
 from lowland.training.rehearsal import rehearse
 from lowland.training.session import Session
 
 # before an update
-WRITTEN = ("recipe.json", "data.json", HASHES, "log.jsonl", "time.jsonl", ".lock")
+WRITTEN = ("recipe.json", "data.json", HASHES, EXAMPLES, "log.jsonl", "time.jsonl", ".lock")
 
 
 def prepare(session: Session, run: Run | str | Path) -> ProbeReport | None:

@@ -9,7 +9,8 @@ from lowland.energy import Energy
 from lowland.run import Run
 from lowland.training.distributed import team
 from lowland.training.grow import grow
-from lowland.training.loop import PlainRecipe, load_recipe_data, plain_recipe, train_run
+from lowland.training.loop import train_run
+from lowland.training.recipes import PlainRecipe, load_recipe_data, plain_recipe
 from lowland.training.settings import Plain
 
 

@@ -18,7 +18,8 @@ from lowland.domain import Domain
 from lowland.energy import Energy
 from lowland.energy.sizes import build_in_float32
 from lowland.registry import build
-from lowland.training.loop import PlainRecipe, load_recipe_data, plain_recipe, train_run
+from lowland.training.loop import train_run
+from lowland.training.recipes import PlainRecipe, load_recipe_data, plain_recipe
 from lowland.training.settings import Plain, Row
 
 

@@ -15,6 +15,7 @@ from lowland.registry import parameters, registered, spec
 from lowland.run import Run, RunError
 from lowland.run.changes import RULE, compare_recipes
 from lowland.systems import expand_home
+from lowland.training.own_energy import describe_own
 from lowland.training.settings import Plain, Row
 
 HASHES = "training_points.safetensors"
@@ -40,13 +41,13 @@ def _is_name(name: str, named: object) -> bool:
 
 
 def describe_energy(energy: Energy) -> Row:
-    """Return the plain values of a registered energy, {"name": "module:Class"} of another."""
+    """Return the plain values of a registered energy; of another those of `describe_own`."""
     kind = type(energy)
     if registered("energy").get(kind.__name__) is kind and "domain" in parameters(kind):
         with suppress(AttributeError, TypeError, ValueError):
             values = {key: v for key, v in spec(energy).items() if key != "domain"}
             return dict(json.loads(json.dumps(values, allow_nan=False)))
-    return {"name": f"{kind.__module__}:{kind.__qualname__}"}
+    return describe_own(energy)
 
 
 def check_recipe(run: Run, recipe: Plain, *, allow_changes: bool = False) -> None:

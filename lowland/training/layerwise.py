@@ -12,7 +12,8 @@ from torch import Tensor
 from lowland.data import Dataset, Split
 from lowland.data.binarization import bernoulli_sample, materialize
 from lowland.domain import binary
-from lowland.training.loop import plain_recipe, train_run
+from lowland.training.loop import train_run
+from lowland.training.recipes import plain_recipe
 
 MAX_BATCH = 4096  # examples at a time
 

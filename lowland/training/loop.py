@@ -5,31 +5,32 @@ on.
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 from tqdm.auto import tqdm
 
-from lowland.data import Dataset, load_data
+from lowland.data import Dataset
 from lowland.energy import Energy
 from lowland.run import Run
 from lowland.run.thinning import thin_checkpoints
-from lowland.scalars import read_integer
 from lowland.training.beginning import prepare, remove_refused
+from lowland.training.callbacks import Callback, Callbacks
 from lowland.training.distributed import team
 from lowland.training.findings import Finding, Limits, worst
 from lowland.training.health import diagnose
 from lowland.training.identity import check_recipe, describe_trained, record_data
+from lowland.training.kept_data import keep_examples
 from lowland.training.memory import peak_mb
 from lowland.training.preflight import ProbeReport
+from lowland.training.recipes import load_recipe_data
 from lowland.training.restoring import restore
 from lowland.training.scales import describe_scales
 from lowland.training.selection import Selection, held_gap
 from lowland.training.session import Session
 from lowland.training.settings import Plain, Row
-from lowland.training.sites import lives_on_sites
 from lowland.training.sizes import check_sizes
 from lowland.training.tensorboard import Board
 from lowland.training.threads import cpu_threads
@@ -45,40 +46,6 @@ class TrainingStoppedError(RuntimeError):
     """
 
 
-@runtime_checkable
-class PlainRecipe(Protocol):
-    """A recipe that turns into plain values."""
-
-    def plain(self) -> Row: ...
-
-
-def plain_recipe(recipe: Plain | PlainRecipe) -> dict[str, Any]:
-    """Return the plain values of a recipe. Raises ValueError for anything else."""
-    if isinstance(recipe, PlainRecipe):
-        return recipe.plain()
-    if not isinstance(recipe, Mapping):
-        raise ValueError(
-            f"the recipe is {recipe!r:.60}; a Recipe or its plain values are needed; read it with "
-            "lowland.read_recipe"
-        )
-    values = dict(recipe)
-    missing = [name for name in ("seed", "objective", "training") if name not in values]
-    if missing:
-        raise ValueError(
-            f"the recipe has no {', '.join(missing)}; training needs these; complete it with "
-            "lowland.read_recipe"
-        )
-    values["seed"] = read_integer("seed", values["seed"], least=0, most=2**63 - 1)
-    return values
-
-
-def load_recipe_data(recipe: Plain) -> Dataset:
-    """Load the data set that a recipe names."""
-    options = {key: value for key, value in recipe["data"].items() if value is not None}
-    named = {"seed": recipe["seed"], "discrete": lives_on_sites(recipe)}
-    return load_data(options.pop("name"), **{**named, **options})
-
-
 def train_run(
     recipe: Plain,
     run: Run | str | Path,
@@ -87,8 +54,12 @@ def train_run(
     energy: Energy | None = None,
     progress: bool = True,
     allow_changes: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> Energy:
-    """Train plain values of a recipe at one size of data; see `fit`."""
+    """Train plain values of a recipe at one size of data; see `train_recipe`.
+
+    callbacks: functions of an `Event`, see `training.callbacks`.
+    """
     recipe = describe_trained(recipe, data, energy)
     with team() as members:
         data = data or members.main_first(lambda: load_recipe_data(recipe))
@@ -99,7 +70,8 @@ def train_run(
             report = prepare(session, run)
             members.on_main(lambda: stack.enter_context(remove_refused(run)))
             opened = members.on_main(lambda: _enter(stack, run, session, allow_changes))
-            _train(session, members.main_proxy(opened), progress and members.is_main, report)
+            shown = progress and members.is_main
+            _train(session, members.main_proxy(opened), shown, report, callbacks)
     return session.ema.module
 
 
@@ -114,12 +86,19 @@ def _enter(stack: ExitStack, run: Run | str | Path, session: Session, allow_chan
         stack.enter_context(opened.lock())
     check_recipe(opened, session.recipe, allow_changes=allow_changes)
     record_data(opened, session.data, allow_changes=allow_changes)
+    keep_examples(opened, session.recipe, session.data)
     return opened
 
 
-def _train(session: Session, run: Run, progress: bool, report: ProbeReport | None) -> None:
-    """Begin or go on, and update until all steps are done, or nothing better was found for long
-    enough.
+def _train(
+    session: Session,
+    run: Run,
+    progress: bool,
+    report: ProbeReport | None,
+    callbacks: Sequence[Callback] = (),
+) -> None:
+    """Begin or go on, and update until all steps are done, nothing better was found for long
+    enough, or a callback asks to stop.
     """
     run.check_versions()
     rows = _begin(session, run, progress, report)
@@ -130,9 +109,10 @@ def _train(session: Session, run: Run, progress: bool, report: ProbeReport | Non
     ]
     writes = session.settings.tensorboard and session.team.is_main
     board = Board(run.path / "tensorboard" if writes else None)
-    loop = Loop(session, run, rows, board, time.monotonic() - (spent[-1] if spent else 0.0))
+    started = time.monotonic() - (spent[-1] if spent else 0.0)
+    loop = Loop(session, run, rows, board, started, callbacks)
     with _progress_bar(session.settings.steps, session.step, progress) as bar, board:
-        while session.step < session.settings.steps and not loop.out_of_patience:
+        while session.step < session.settings.steps and not loop.ended:
             before = session.step
             loop.update(bar)
             bar.update(session.step - before)
@@ -218,21 +198,27 @@ class Loop:
         rows: list[Row],
         board: Board,
         started: float,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.session, self.run, self.rows, self.board = session, run, rows, board
         self.selection, self.started = Selection.of(session), started
         self.scales = describe_scales(session.data)
+        self.callbacks = Callbacks(callbacks, session, run)
 
     @property
-    def out_of_patience(self) -> bool:
-        """Tell whether nothing better was found for as long as patience lasts."""
+    def ended(self) -> bool:
+        """Tell whether nothing better was found for as long as patience lasts, or a callback asked
+        to stop.
+        """
         patience = self.session.settings.patience
-        return bool(patience) and self.session.best.get("waited", 0) >= patience
+        out_of_patience = bool(patience) and self.session.best.get("waited", 0) >= patience
+        return out_of_patience or self.callbacks.stopped
 
     def update(self, bar: ProgressBar) -> None:
         """Make one update; and where it is time, a row in the log, a diagnosis, a checkpoint."""
         session, settings = self.session, self.session.settings
         session.advance()
+        self.callbacks.call("update")
         if session.step % settings.log_every and session.step < settings.steps:
             return
         saving = session.step % settings.checkpoint_every == 0 or session.step == settings.steps
@@ -246,6 +232,7 @@ class Loop:
             row |= self.selection.judge(session)
             row, session.best = session.team.broadcast((row, session.best))
         self._log(row, findings)
+        self._tell(row, findings)
         gap = f"gap {row['gap']:+.3g}, " if "gap" in row else f"loss {row['loss']:.4g}, "
         bar.set_postfix_str(f"{gap}health {row['health']}", refresh=False)
         if intervening:
@@ -267,12 +254,22 @@ class Loop:
         session, run = self.session, self.run
         run.save_checkpoint(session.checkpoint(run.log_size()))
         run.keep_checkpoints(choose_checkpoints(session, run.steps()))
+        self.callbacks.call("checkpoint")
+
+    def _tell(self, row: Row, findings: list[Finding]) -> None:
+        """Call the callbacks about a row that was logged, and about what was found in it."""
+        self.callbacks.row, self.callbacks.findings = row, tuple(findings)
+        if findings:
+            self.callbacks.call("verdict")
+        self.callbacks.call("log")
 
     def finish(self) -> None:
         """Take the weights of the best checkpoint, if one was chosen; thin the older ones, from
-        which nothing will be trained.
+        which nothing will be trained. A run that a callback stopped is saved first.
         """
         session, run = self.session, self.run
+        if self.callbacks.stopped and run.steps()[-1] != session.step:
+            self._save()
         newest = set(run.steps()[-session.settings.keep_checkpoints :])
         session.team.on_main(lambda: thin_checkpoints(Run(run.path), newest))
         if session.best:
