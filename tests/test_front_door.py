@@ -115,7 +115,7 @@ def test_a_partner_that_no_optimizer_knows_is_said() -> None:
 
 
 def test_a_call_without_a_generator_says_what_to_pass() -> None:
-    with pytest.raises(ValueError, match="neither a context nor a generator; .*; .*generator=g"):
+    with pytest.raises(ValueError, match=r"neither a context nor a generator; .*; .*generator=g"):
         objectives.DSM()(mlp(), plane(8))
     context = objectives.DSM().prepare(mlp(), plane(8), generator=torch.Generator())
     with pytest.raises(ValueError, match="holds both; pass the context alone"):

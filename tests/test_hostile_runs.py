@@ -223,8 +223,9 @@ def test_what_was_trained_is_stored(tmp_path: Path) -> None:
     refused(lambda: fit(recipe(), tmp_path / "net", progress=False), "energy.hidden")
     fit(recipe(), tmp_path / "own", data=data, energy=Bowl(real(2)), progress=False)
     name = f"{Bowl.__module__}:Bowl"
-    assert Run(tmp_path / "own").recipe["energy"] == {"name": name}
-    refused(lambda: load(tmp_path / "own"), name, "energy=...")
+    stored = Run(tmp_path / "own").recipe["energy"]
+    assert (stored["name"], stored["arguments"], stored["num_parameters"]) == (name, {}, 1)
+    refused(lambda: load(tmp_path / "own"), name, "code=Bowl", "--import")
     refused(lambda: commands.resume(tmp_path / "own", quiet=True), name)
     refused(lambda: load(tmp_path / "own", energy=mine), name)
     model = load(tmp_path / "own", energy=Bowl(real(2)))

@@ -94,7 +94,7 @@ def resume(
     if ":" in named:
         raise RunError(
             f"{found.path} trains an energy of your own, {named}; lowland imports no code that a "
-            "file names; go on in Python with lowland.fit(recipe, run, energy=...)"
+            "file names; go on in Python, with the same call that began it"
         )
     changes = {} if device is None else {"training.device": str(device)}
     recipe = read_recipe(found.path / "recipe.json", changes).plain()
