@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout, suppress
 from functools import wraps
+from pathlib import Path
 from shutil import get_terminal_size
 from textwrap import fill
 from typing import NoReturn
@@ -17,7 +18,7 @@ from lowland.commands.arguments import read_argument
 from lowland.commands.terminal import PipeClosedError, Terminal
 from lowland.launch import read_launch
 from lowland.plain import dump_json
-from lowland.registry import suggest
+from lowland.registry import import_code, suggest
 
 PROGRAM = "lowland"
 MIN_COLUMNS = 40  # on narrower terminals lines are broken by the terminal
@@ -59,7 +60,7 @@ def _run(arguments: list[str]) -> None:
         rank = read_launch().rank  # where torchrun started several, the first one prints
         who = f"{PROGRAM} (process {rank})" if rank else PROGRAM
         with redirect_stdout(io.StringIO()) if rank else nullcontext(), warnings_as_lines(who):
-            status = show(call(arguments))
+            status = show(call(_import_code(arguments)))
     except ValueError as error:
         fail(f"{who}: {error}", 2)
     except KeyboardInterrupt:
@@ -78,6 +79,23 @@ def _run(arguments: list[str]) -> None:
         )
     if status:
         raise SystemExit(status)
+
+
+def _import_code(arguments: list[str]) -> list[str]:
+    """Import the modules that --import names, as "--import my_package.nets" or with "=" between,
+    and return the other arguments. A module is looked for in the present folder too.
+    """
+    left, words = [], iter(arguments)
+    for word in words:
+        name, equals, module = word.partition("=")
+        if name != "--import":
+            left.append(word)
+            continue
+        module = module if equals else next(words, "")
+        if str(Path.cwd()) not in sys.path:
+            sys.path.append(str(Path.cwd()))
+        import_code(module)
+    return left
 
 
 def _advise(arguments: list[str]) -> str:
@@ -149,7 +167,13 @@ def overview() -> str:
     for name, command in COMMANDS.items():
         about = " ".join(read_docstring(command).partition("\n\n")[0].split())
         lines.append(fill(f"  {name:13}{about}", width, subsequent_indent=" " * 15))
-    return "\n".join([*lines, "", f"`{PROGRAM} COMMAND --help` lists the options of a command."])
+    notes = [
+        f"`{PROGRAM} COMMAND --help` lists the options of a command.",
+        f"`{PROGRAM} COMMAND ... --import my_package.nets` first imports a module of yours, for a "
+        "run whose network is in it.",
+    ]
+    wrapped = [fill(note, width) for note in notes]
+    return "\n".join([*lines, "", *wrapped])
 
 
 def read_docstring(command: Callable[..., object]) -> str:

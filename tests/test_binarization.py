@@ -32,7 +32,7 @@ from lowland.evaluation import evaluate_model
 from lowland.run import Run
 from lowland.trained import load
 from lowland.trained.scoring import EnergyTable
-from lowland.training import fit
+from lowland.training import train_recipe
 from lowland.training.session import Session
 
 WAYS = ("threshold", "stochastic", "fixed")
@@ -228,7 +228,7 @@ def test_a_resumed_stochastic_run_draws_what_an_uninterrupted_one_would_have_dra
     tmp_path: Path,
 ) -> None:
     values = recipe("stochastic")
-    fit(values, tmp_path / "whole", progress=False)
+    train_recipe(values, tmp_path / "whole", progress=False)
     run = Run.open(tmp_path / "whole")
     session = Session(values.plain(), load_data("digits", binarize="stochastic", limit=32))
     session.restore(run.load_checkpoint(20))
@@ -302,7 +302,7 @@ def test_an_image_file_is_made_binary_as_the_data_were(tmp_path: Path) -> None:
     grey = torch.linspace(0, 255, 64).reshape(8, 8).byte()
     Image.fromarray(grey.numpy()).save(tmp_path / "ramp.png")
     for how in WAYS:
-        fit(recipe(how), tmp_path / how, progress=False)
+        train_recipe(recipe(how), tmp_path / how, progress=False)
         s = load(tmp_path / how)
         (row,) = EnergyTable(s, [tmp_path / "ramp.png"], None).all_rows()
         x = s.transform(grey.float()[None, None] / 255)
@@ -318,7 +318,7 @@ def test_a_restoration_that_is_asked_for_on_binary_data_is_left_out_with_its_rea
 ) -> None:
     values = recipe("threshold").plain()
     values["restoration"] = {"sampler": {"name": "DMALA", "step_size": 0.2}, "steps": 5, "count": 8}
-    fit(lowland.read_recipe(values), tmp_path / "run", progress=False)
+    train_recipe(lowland.read_recipe(values), tmp_path / "run", progress=False)
     notes = evaluate_model(load(tmp_path / "run"))["notes"]
     assert any("Restoration was left out" in note and "0 or 1" in note for note in notes)
 
@@ -437,7 +437,7 @@ def test_a_small_machine_of_digits_has_an_exact_likelihood_above_that_of_indepen
     values = lowland.read_recipe(
         "digits-rbm", {**shorter, "evaluation.classifier_steps": 0, "generation.steps": 20}
     )
-    fit(values, tmp_path / "run", progress=False)
+    train_recipe(values, tmp_path / "run", progress=False)
     curve = evaluate_model(load(tmp_path / "run"))["boltzmann"]["likelihood"]
     data = load_data("digits", binarize="threshold")
     share = (data.train.x.flatten(1).double().sum(0) + 1) / (len(data.train) + 2)

@@ -693,7 +693,7 @@ VARIANTS = {
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_resumed_equals_uninterrupted(variant: str, tmp_path: Any) -> None:
     values = recipe(**VARIANTS[variant])
-    lowland.fit(values, tmp_path / "whole", progress=False)
+    lowland.train_recipe(values, tmp_path / "whole", progress=False)
     first = lowland.Run.create(tmp_path / "parts", values)
     from lowland.training.loop import load_recipe_data
     from lowland.training.session import Session
@@ -704,7 +704,7 @@ def test_resumed_equals_uninterrupted(variant: str, tmp_path: Any) -> None:
         session.advance()
     session.row()
     first.save_checkpoint(session.checkpoint(0))
-    lowland.fit(values, tmp_path / "parts", progress=False)
+    lowland.train_recipe(values, tmp_path / "parts", progress=False)
     whole, parts = (
         lowland.Run.open(tmp_path / name).load_checkpoint(60).tensors for name in ("whole", "parts")
     )
@@ -715,7 +715,7 @@ def test_resumed_equals_uninterrupted(variant: str, tmp_path: Any) -> None:
 
 def test_training_raises_the_exact_likelihood(tmp_path: Any) -> None:
     values = recipe(**{"training.steps": 1000, "training.checkpoint_every": 500})
-    energy = lowland.fit(values, tmp_path / "run", progress=False)
+    energy = lowland.train_recipe(values, tmp_path / "run", progress=False)
     from lowland.training.loop import load_recipe_data
 
     data = load_recipe_data(values)

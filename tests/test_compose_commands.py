@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lowland import cli, commands, fit, read_recipe
+from lowland import cli, commands, read_recipe, train_recipe
 from lowland.data import Dataset, Split, load_data, save_grid
 
 SMALL = {
@@ -32,8 +32,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("runs")
     digits = load_data("digits")
-    fit(read_recipe("digits-jem", SMALL), folder / "plain", data=digits, progress=False)
-    fit(
+    train_recipe(read_recipe("digits-jem", SMALL), folder / "plain", data=digits, progress=False)
+    train_recipe(
         read_recipe("digits-dsm", SMALL | {"energy": NOISE}),
         folder / "noise",
         data=digits,
@@ -42,20 +42,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     g = torch.Generator().manual_seed(0)
     parts = [Split(torch.rand(100, 3, 8, 8, generator=g)) for _ in range(3)]
     three = Dataset("three", digits.domain.__class__("box", (3, 8, 8), 0.0, 1.0), *parts)
-    fit(
+    train_recipe(
         read_recipe("digits-dsm", SMALL | {"energy": NOISE}),
         folder / "pair",
         data=three,
         progress=False,
     )
     told = {"name": "NoiseUNet", "widths": [4, 6], "blocks": [1, 1], "dense": 0, "question": [0, 1]}
-    fit(
+    train_recipe(
         read_recipe("digits-denoising", SMALL | {"energy": told}),
         folder / "asked",
         data=three,
         progress=False,
     )
-    fit(read_recipe("moons", SMALL), folder / "moons", progress=False)
+    train_recipe(read_recipe("moons", SMALL), folder / "moons", progress=False)
     shutil.copytree(folder / "moons", folder / "shifted")
     about = json.loads((folder / "moons" / "data.json").read_text())
     (folder / "shifted" / "data.json").write_text(

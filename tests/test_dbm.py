@@ -343,7 +343,7 @@ def test_a_run_is_read_back(tmp_path: Any) -> None:
     values = recipe({"name": "DBM", "n_hidden": [8, 6]}, 20) | {
         "generation": {"sampler": {"name": "BlockGibbs"}}
     }
-    trained = lowland.fit(values, tmp_path / "run", data=bars(), progress=False)
+    trained = lowland.train_recipe(values, tmp_path / "run", data=bars(), progress=False)
     again = lowland.load(tmp_path / "run").energy
     x = trained.domain.draw(10, seeded())
     assert (

@@ -379,7 +379,7 @@ def test_the_whole_net_trains_in_a_run_and_is_read_back(tmp_path: Any) -> None:
     values = recipe(40, energy={"name": "DBN", "n_hidden": [20, 12]}, objective=wake_sleep)
     values["generation"] = {"sampler": {"name": "BlockGibbs"}}
     trained = cast(
-        DBN, lowland.fit(values, tmp_path / "tuned", data=data, energy=dbn, progress=False)
+        DBN, lowland.train_recipe(values, tmp_path / "tuned", data=data, energy=dbn, progress=False)
     )
     again = lowland.load(tmp_path / "tuned").energy
     x = trained.sample_latents(data.test.x[:10], seeded())

@@ -14,7 +14,7 @@ from contract.cases import seeded
 from contract.truths import planted, slopes
 from torch import Tensor, nn
 
-from lowland import Energy, box, fit, read_recipe, real, value_and_score
+from lowland import Energy, box, read_recipe, real, train_recipe, value_and_score
 from lowland.commands import sample
 from lowland.energy import NoiseCondition
 from lowland.nets import MLP, NoiseMLP, NoiseUNet
@@ -346,7 +346,7 @@ def recipe(**more: Any) -> Any:
 
 
 def test_a_recipe_without_a_sampler_trains_samples_and_scores(tmp_path: Path) -> None:
-    fit(recipe(), tmp_path / "run", progress=False)
+    train_recipe(recipe(), tmp_path / "run", progress=False)
     rows = [row for row in Run.open(tmp_path / "run").rows() if "loss" in row]
     assert sum(row["loss"] for row in rows[-4:]) / 4 < 0.44  # a silent network stands at ½
     made = np.load(sample(tmp_path / "run", count=20, out=tmp_path / "x.npy", quiet=True))
@@ -372,7 +372,7 @@ def test_flow_needs_an_energy_of_noise_and_chains_a_sampler(tmp_path: Path) -> N
     )
     no_level = r"knows no noise level;.*use 'chains'"
     with pytest.raises(ValueError, match=no_level):
-        fit(plain, tmp_path / "run", progress=False)
+        train_recipe(plain, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=no_level):
         generate_from_recipe(MLP(real(2)), plain.plain(), 3, generator=seeded(0))

@@ -27,7 +27,7 @@ from lowland.registry import build
 from lowland.run import Run
 from lowland.trained import Model
 from lowland.training import distributed as d
-from lowland.training import fit
+from lowland.training import train_recipe
 from lowland.training.session import Session
 from lowland.training.sharding import full_state_dict, full_tensor
 
@@ -178,7 +178,7 @@ def detonated(team: d.Team, folder: Path, policy: str) -> list[Tensor]:
     values = short(objective__name="CD", training__on_failure=policy)
     torch.manual_seed(0)
     energy = Grenade(data.domain, armed=team.rank == 1)
-    fit(values, folder, data=data, energy=energy, progress=False)
+    train_recipe(values, folder, data=data, energy=energy, progress=False)
     return team.gather(torch.cat([p.detach().flatten() for p in energy.parameters()]))
 
 
@@ -202,12 +202,16 @@ def pair(rank: int, ports: list[int], folder: Path) -> None:
 
 
 def _runs(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
-    fit(short(), folder / "whole", progress=False)
-    fit(short(), team.on_main(lambda: cut(folder / "whole", folder / "again")), progress=False)
-    fit(short(), team.on_main(lambda: cut(folder / "alone", folder / "widened")), progress=False)
+    train_recipe(short(), folder / "whole", progress=False)
+    train_recipe(
+        short(), team.on_main(lambda: cut(folder / "whole", folder / "again")), progress=False
+    )
+    train_recipe(
+        short(), team.on_main(lambda: cut(folder / "alone", folder / "widened")), progress=False
+    )
     for sharding in ("ddp", "fsdp"):
         values = short(training__sharding=sharding, training__precision="bfloat16")
-        energy = fit(values, folder / sharding, progress=False)
+        energy = train_recipe(values, folder / sharding, progress=False)
         keep(
             f"{sharding} everywhere",
             team.gather(torch.cat([p.flatten() for p in energy.parameters()])),
@@ -216,7 +220,7 @@ def _runs(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
             f"{sharding} restored",
             restored(short(training__sharding=sharding), folder / "alone", team),
         )
-    fit(recipe(**POPULATION), folder / "population", progress=False)
+    train_recipe(recipe(**POPULATION), folder / "population", progress=False)
 
 
 def _planted(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> None:
@@ -227,7 +231,7 @@ def _planted(team: d.Team, folder: Path, keep: Callable[[str, Any], None]) -> No
     with pytest.MonkeyPatch.context() as patch:
         one = d.Team.make_generator
         patch.setattr(d.Team, "make_generator", lambda self, *more: one(d.Team(), *more))
-        fit(short(training__steps=1), folder / "same generator", progress=False)
+        train_recipe(short(training__steps=1), folder / "same generator", progress=False)
     keep("rolled back", detonated(team, folder / "rolled back", "roll-back"))
     keep("agreed", detonated(team, folder / "agreed", "continue"))
     with pytest.MonkeyPatch.context() as patch:
@@ -264,7 +268,7 @@ def _commands(rank: int, ports: list[int], folder: Path) -> None:
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pair")
-    fit(short(), folder / "alone", progress=False)
+    train_recipe(short(), folder / "alone", progress=False)
     np.save(folder / "points.npy", load_data("moons", seed=0, count=4000).train.x.numpy()[:2500])
     assert processes(pair, folder) == [0, 0]
     return folder
@@ -363,7 +367,7 @@ def test_chains_of_two_processes_have_the_law_of_those_of_one(
     """Weights that do not move: means and squares of 2000 chains each, within 5 standard errors,
     and what the log says.
     """
-    fit(recipe(**POPULATION), tmp_path / "one", progress=False)
+    train_recipe(recipe(**POPULATION), tmp_path / "one", progress=False)
     for power in (1, 2):
         a, b = (
             chains(run, 40).double() ** power for run in (tmp_path / "one", together / "population")
@@ -422,7 +426,7 @@ def test_one_process_restores_what_two_have_saved(together: Path) -> None:
 
 
 def test_runs_go_on_with_another_number_of_processes(together: Path, tmp_path: Path) -> None:
-    fit(short(), cut(together / "whole", tmp_path / "narrowed"), progress=False)
+    train_recipe(short(), cut(together / "whole", tmp_path / "narrowed"), progress=False)
     for run in (tmp_path / "narrowed", together / "widened"):
         assert Run.open(run).steps() == [0, 20, 40] and [
             row["step"] for row in Run.open(run).rows()
@@ -460,7 +464,9 @@ def bereaved(rank: int, ports: list[int], folder: Path) -> None:
     data = load_data("moons", count=200)
     energy = Grenade(data.domain, armed=rank == 1, act=leave)
     try:
-        fit(short(objective__name="CD"), folder / "run", data=data, energy=energy, progress=False)
+        train_recipe(
+            short(objective__name="CD"), folder / "run", data=data, energy=energy, progress=False
+        )
     except d.WorkerLostError as error:
         (folder / "said").write_text(str(error))
 

@@ -19,7 +19,7 @@ from lowland import cli
 from lowland.commands import runs as running
 from lowland.run import Run
 from lowland.trained import Model, sampling, scoring
-from lowland.training import fit
+from lowland.training import train_recipe
 
 TINY: dict[str, Any] = {
     "energy.hidden": "[16]",
@@ -82,7 +82,7 @@ def apart(a: Path, b: Path, step: int = 20) -> float:
 
 
 def test_torchrun_trains_what_one_process_trains(trained: Path, tmp_path: Path) -> None:
-    fit(Run.open(trained).recipe, tmp_path / "alone", progress=False)
+    train_recipe(Run.open(trained).recipe, tmp_path / "alone", progress=False)
     assert Run.open(trained).load_checkpoint().state["processes"] == 2
     begun, ended = (Run.open(trained).load_checkpoint(step).tensors["energy"] for step in (0, 20))
     assert (

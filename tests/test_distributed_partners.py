@@ -22,7 +22,7 @@ import lowland
 from lowland.data import Dataset, load_data
 from lowland.run import Run
 from lowland.training import distributed as d
-from lowland.training import fit
+from lowland.training import train_recipe
 from lowland.training.session import Session
 from lowland.training.sharding import full_state_dict
 
@@ -185,7 +185,7 @@ def pair(rank: int, ports: list[int], folder: Path) -> None:
 
 def _grow(team: d.Team, folder: Path) -> None:
     values = lowland.read_recipe("digits-grow", GROWING).plain()
-    fit(values, folder / "grown", progress=False)
+    train_recipe(values, folder / "grown", progress=False)
     for name, source, cut in (
         ("late", "grown", late),
         ("early", "grown", early),
@@ -194,7 +194,7 @@ def _grow(team: d.Team, folder: Path) -> None:
         place = team.on_main(
             lambda source=source, name=name, cut=cut: cut(folder / source, folder / name)
         )
-        fit(values, place, progress=False)
+        train_recipe(values, place, progress=False)
 
 
 def late(source: Path, target: Path) -> Path:
@@ -214,7 +214,9 @@ def early(source: Path, target: Path) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("pair")
-    fit(lowland.read_recipe("digits-grow", GROWING).plain(), place / "alone", progress=False)
+    train_recipe(
+        lowland.read_recipe("digits-grow", GROWING).plain(), place / "alone", progress=False
+    )
     assert processes(pair, place) == [0, 0]
     return place
 

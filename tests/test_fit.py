@@ -17,7 +17,7 @@ import torch
 import lowland
 from lowland.data import Dataset, load_data
 from lowland.run import Run
-from lowland.training import Training, TrainingStoppedError, fit, lineage
+from lowland.training import Training, TrainingStoppedError, lineage, train_recipe
 from lowland.training.ema import EMA
 from lowland.training.session import Session
 
@@ -81,12 +81,12 @@ def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one_byte_for_
     variant: str, tmp_path: Path
 ) -> None:
     values = recipe(variant)
-    fit(values, tmp_path / "whole", progress=False)
+    train_recipe(values, tmp_path / "whole", progress=False)
     for stop in (0, 20, 40) if variant == "moons" else (20,):
         broken = tmp_path / f"broken-{stop}"
         shutil.copytree(tmp_path / "whole", broken)
         Run(broken).keep_checkpoints({step for step in (0, 20, 40) if step <= stop})
-        fit(values, broken, progress=False)
+        train_recipe(values, broken, progress=False)
         assert files(broken, 60) == files(tmp_path / "whole", 60), stop
         assert (broken / "log.jsonl").read_bytes() == (
             tmp_path / "whole" / "log.jsonl"
@@ -94,8 +94,8 @@ def test_a_run_resumed_from_any_checkpoint_equals_an_uninterrupted_one_byte_for_
 
 
 def test_two_seeds_differ(tmp_path: Path) -> None:
-    fit(recipe("moons"), tmp_path / "a", progress=False)
-    fit(recipe("moons", seed=1), tmp_path / "b", progress=False)
+    train_recipe(recipe("moons"), tmp_path / "a", progress=False)
+    train_recipe(recipe("moons", seed=1), tmp_path / "b", progress=False)
     assert (
         files(tmp_path / "a", 60)["energy.safetensors"]
         != files(tmp_path / "b", 60)["energy.safetensors"]
@@ -107,7 +107,7 @@ def test_a_forgotten_generator_would_be_noticed(
 ) -> None:
     """The planted bug for the equality above: a resume that leaves one generator where it is."""
     values = recipe("moons")
-    fit(values, tmp_path / "whole", progress=False)
+    train_recipe(values, tmp_path / "whole", progress=False)
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     Run(tmp_path / "broken").keep_checkpoints({0, 20})
     whole = Session.restore
@@ -118,17 +118,17 @@ def test_a_forgotten_generator_would_be_noticed(
         self.generators["chains"].set_state(state)
 
     monkeypatch.setattr(Session, "restore", forgetful)
-    fit(values, tmp_path / "broken", progress=False)
+    train_recipe(values, tmp_path / "broken", progress=False)
     assert files(tmp_path / "broken", 60) != files(tmp_path / "whole", 60)
 
 
 def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bits(tmp_path: Path) -> None:
     more = {"training.steps": 200, "training.checkpoint_every": 20, "training.keep_checkpoints": 2}
     values = recipe("moons", **more)
-    fit(values, tmp_path / "whole", progress=False)
+    train_recipe(values, tmp_path / "whole", progress=False)
     code = (
         "import sys, json, lowland, torch; torch.set_num_threads(1); "
-        "lowland.fit(lowland.read_recipe('moons', json.loads(sys.argv[1])), sys.argv[2], "
+        "lowland.train_recipe(lowland.read_recipe('moons', json.loads(sys.argv[1])), sys.argv[2], "
         "progress=False)"
     )
     overrides = json.dumps(FAST | VARIANTS["moons"][1] | more)
@@ -141,7 +141,7 @@ def test_a_run_killed_at_a_random_moment_resumes_to_the_same_bits(tmp_path: Path
         time.sleep(pause)
         child.send_signal(signal.SIGKILL)
         child.wait()
-    fit(values, tmp_path / "broken", progress=False)
+    train_recipe(values, tmp_path / "broken", progress=False)
     assert files(tmp_path / "broken", 200) == files(tmp_path / "whole", 200)
     assert log.read_bytes() == (tmp_path / "whole" / "log.jsonl").read_bytes()
 
@@ -175,7 +175,7 @@ def test_a_non_finite_loss_rolls_back_to_the_last_good_checkpoint_with_a_lower_r
 ) -> None:
     data = load_data("moons", count=200)
     values = recipe("cd")
-    energy = fit(
+    energy = train_recipe(
         values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False
     )
     flight, *acts = events(tmp_path / "run")
@@ -196,7 +196,7 @@ def test_a_non_finite_update_is_never_applied(
 ) -> None:
     data = load_data("moons", count=200)
     values = recipe("cd", **{"training.on_failure": policy})
-    energy = fit(
+    energy = train_recipe(
         values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False
     )
     assert sum(row.get("nonfinite", 0) for row in Run(tmp_path / "run").rows()) == 1
@@ -210,7 +210,9 @@ def test_stop_stops_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(
         TrainingStoppedError, match=r"stopped at step 40.*not finite.*newest checkpoint is step 20"
     ):
-        fit(values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False)
+        train_recipe(
+            values, tmp_path / "run", data=data, energy=Grenade(data.domain, 33), progress=False
+        )
     assert events(tmp_path / "run")[-1]["event"] == "stop"
 
 
@@ -226,7 +228,9 @@ def test_a_run_that_cannot_be_saved_by_rolling_back_stops_with_falling_rates(
 
     data = load_data("moons", count=200)
     with pytest.raises(TrainingStoppedError):
-        fit(recipe("cd"), tmp_path / "run", data=data, energy=Mine(data.domain, 0), progress=False)
+        train_recipe(
+            recipe("cd"), tmp_path / "run", data=data, energy=Mine(data.domain, 0), progress=False
+        )
     acts = [e["event"] for e in events(tmp_path / "run")]
     assert acts.count("rollback") == Training().max_rollbacks
     rates = [row["rate"] for row in Run(tmp_path / "run").rows() if row.get("nonfinite")]
@@ -245,7 +249,7 @@ def test_what_was_rolled_back_is_not_part_of_the_lineage() -> None:
 
 
 def test_the_run_directory_says_what_was_done_without_a_clock_in_the_log(tmp_path: Path) -> None:
-    fit(recipe("moons"), tmp_path / "run", progress=False)
+    train_recipe(recipe("moons"), tmp_path / "run", progress=False)
     rows = lineage(Run(tmp_path / "run").rows())
     assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
     wanted = {
@@ -271,7 +275,7 @@ def test_the_run_directory_says_what_was_done_without_a_clock_in_the_log(tmp_pat
 
 
 def test_load_gives_the_averaged_energy_in_eval_mode(tmp_path: Path) -> None:
-    trained = fit(recipe("digits"), tmp_path / "run", progress=False)
+    trained = train_recipe(recipe("digits"), tmp_path / "run", progress=False)
     model = lowland.load(tmp_path / "run")
     energy, sampler, values = model.energy, model.sampler, model.recipe
     x = load_data("digits").test.x[:9]
@@ -302,7 +306,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(
     if "cuda" in str(more) and torch.cuda.is_available():
         pytest.skip("this machine has CUDA")
     with pytest.raises(ValueError, match=message):
-        fit(recipe("digits", **more), tmp_path / "run", progress=False)
+        train_recipe(recipe("digits", **more), tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from contract.cases import seeded
 
-from lowland import fit, load, load_data, read_recipe
+from lowland import load, load_data, read_recipe, train_recipe
 from lowland.nets import IGEBM
 from lowland.run import Run
 from lowland.training import Training, grow
@@ -73,19 +73,19 @@ def test_a_finished_size_is_read_and_not_repeated(tmp_path: Path) -> None:
 def test_a_recipe_grows_by_one_word_and_resumes(tmp_path: Path) -> None:
     values = recipe()
     values["training"]["progressive_sizes"] = [2, 4]
-    fitted = fit(values, tmp_path / "run", progress=False)
+    fitted = train_recipe(values, tmp_path / "run", progress=False)
     asked = grow(recipe(), tmp_path / "other", (2, 4, 8), progress=False)
     assert all(
         torch.equal(a, b) for a, b in zip(fitted.parameters(), asked.parameters(), strict=True)
     )
     Run(tmp_path / "run").keep_checkpoints({0})
-    again = fit(values, tmp_path / "run", progress=False)
+    again = train_recipe(values, tmp_path / "run", progress=False)
     assert all(
         torch.equal(a, b) for a, b in zip(fitted.parameters(), again.parameters(), strict=True)
     )
     assert load(tmp_path / "run").energy.domain.shape == (1, 8, 8)
     with pytest.raises(ValueError, match=r"training.progressive_sizes is \[2\].*;.*;"):
-        fit(
+        train_recipe(
             read_recipe("moons", {"training.progressive_sizes": [2]}),
             tmp_path / "moons",
             progress=False,

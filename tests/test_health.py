@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lowland import Energy, fit, read_recipe
+from lowland import Energy, read_recipe, train_recipe
 from lowland.data import Dataset, Split, load_data
 from lowland.domain import box
 from lowland.nets import MLP
@@ -179,7 +179,9 @@ def cured(
     """A short run with trouble planted: its energy, what was done, and the rows that led to the
     end.
     """
-    energy = fit(read_recipe(name, SHORT | more), path, data=load_data(name), progress=False)
+    energy = train_recipe(
+        read_recipe(name, SHORT | more), path, data=load_data(name), progress=False
+    )
     log = Run(path).rows()
     return energy, [row for row in log if row.get("event") == "rollback"], lineage(log)
 
@@ -235,7 +237,7 @@ def test_samples_on_the_walls_are_cured_by_shorter_steps(tmp_path: Path) -> None
         "sampler.noise": 0.05,
         "sampler.clamp": [0.0, 1.0],
     }
-    fit(
+    train_recipe(
         read_recipe("moons", SHORT | sampler),
         tmp_path / "run",
         data=data,
@@ -286,7 +288,7 @@ def test_trouble_that_comes_back_is_answered_from_further_back(tmp_path: Path) -
 
     data = load_data("moons", count=200)
     with pytest.raises(TrainingStoppedError):
-        fit(
+        train_recipe(
             read_recipe("moons", SHORT),
             tmp_path / "run",
             data=data,

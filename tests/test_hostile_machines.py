@@ -298,7 +298,7 @@ def test_chains_and_training_run_where_no_gradients_are_kept(
         lowland.sample(RBM(binary(4), 3), BlockGibbs(), torch.zeros(2, 4), 3, generator=seeded())
         sklearn.RBM(2, n_iter=1, random_state=0).fit(np.eye(4))
         recipe = lowland.read_recipe("moons", {"training.steps": 2})
-        lowland.fit(recipe, tmp_path / "run", progress=False)
+        lowland.train_recipe(recipe, tmp_path / "run", progress=False)
     assert torch.equal(found.x, right.x)
 
 

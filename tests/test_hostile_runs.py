@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import lowland
-from lowland import commands, fit, load, read_recipe
+from lowland import commands, load, read_recipe, train_recipe
 from lowland.data import Dataset, Split, binarize_dataset, load_data
 from lowland.data.identity import PointHashes, digest_data, find_changes
 from lowland.domain import Domain, real
@@ -52,7 +52,7 @@ def recipe(**more: Any) -> Any:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "moons"
-    fit(recipe(), path, progress=False)
+    train_recipe(recipe(), path, progress=False)
     return path
 
 
@@ -93,7 +93,7 @@ def more_steps(run: Path) -> None:
 
 def go_on(run: Path, **more: Any) -> Energy:
     values = read_recipe(run / "recipe.json")
-    return fit(values, run, progress=False, **more)
+    return train_recipe(values, run, progress=False, **more)
 
 
 # ---- recipes -------------------------------------------------------------------------------------
@@ -109,12 +109,12 @@ def test_plain_values_that_hold_what_training_needs_are_trained_read_back_and_go
     Run.create(path, values)
     for steps in (4, 6):
         values["training"] = values["training"] | {"steps": steps}
-        fit(values, path, data=data, energy=MLP(data.domain, hidden=(4,)), progress=False)
+        train_recipe(values, path, data=data, energy=MLP(data.domain, hidden=(4,)), progress=False)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             model = load(path, data=data)
         assert (model.name, model.threads, model.latest.step) == ("bare", 0, steps)
-    fit(
+    train_recipe(
         values | {"energy": whole["energy"], "data": whole["data"]},
         tmp_path / "named",
         progress=False,
@@ -174,10 +174,10 @@ def test_more_steps_are_the_same_run_and_allowed_changes_are_named(run: Path) ->
 
 
 def test_fit_into_a_run_of_another_recipe_is_refused(run: Path) -> None:
-    refused(lambda: fit(recipe(seed=1), run, progress=False), "seed was 0 and is 1")
+    refused(lambda: train_recipe(recipe(seed=1), run, progress=False), "seed was 0 and is 1")
     rings = read_recipe("rings", TINY) if "rings" in lowland.config.recipe_names() else recipe()
     data = load_data("rings", count=200)
-    refused(lambda: fit(rings, run, data=data, progress=False), "run")
+    refused(lambda: train_recipe(rings, run, data=data, progress=False), "run")
     assert Run(run).recipe["data"]["name"] == json.loads((run / "data.json").read_text())["name"]
 
 
@@ -215,13 +215,13 @@ class Bowl(Energy):
 def test_what_was_trained_is_stored(tmp_path: Path) -> None:
     data = load_data("moons", count=200)
     mine = MLP(data.domain, hidden=(6,), scale=2.0)
-    fit(recipe(), tmp_path / "net", data=data, energy=mine, progress=False)
+    train_recipe(recipe(), tmp_path / "net", data=data, energy=mine, progress=False)
     stored = Run(tmp_path / "net").recipe["energy"]
     assert (stored["name"], stored["hidden"], stored["scale"]) == ("MLP", [6], 2.0)
     x = data.test.x
     assert torch.equal(load(tmp_path / "net").energies(x[:4]).isfinite(), torch.ones(4) > 0)
-    refused(lambda: fit(recipe(), tmp_path / "net", progress=False), "energy.hidden")
-    fit(recipe(), tmp_path / "own", data=data, energy=Bowl(real(2)), progress=False)
+    refused(lambda: train_recipe(recipe(), tmp_path / "net", progress=False), "energy.hidden")
+    train_recipe(recipe(), tmp_path / "own", data=data, energy=Bowl(real(2)), progress=False)
     name = f"{Bowl.__module__}:Bowl"
     stored = Run(tmp_path / "own").recipe["energy"]
     assert (stored["name"], stored["arguments"], stored["num_parameters"]) == (name, {}, 1)
@@ -234,17 +234,17 @@ def test_what_was_trained_is_stored(tmp_path: Path) -> None:
 
 
 def fit_again(path: Path, data: Dataset) -> Bowl:
-    found = fit(recipe(), path, data=data, energy=Bowl(real(2)), progress=False)
+    found = train_recipe(recipe(), path, data=data, energy=Bowl(real(2)), progress=False)
     assert isinstance(found, Bowl)
     return found
 
 
 def test_a_data_set_that_was_passed_is_named(tmp_path: Path) -> None:
     data = load_data("rings", count=200)
-    fit(recipe(), tmp_path / "run", data=data, progress=False)
+    train_recipe(recipe(), tmp_path / "run", data=data, progress=False)
     assert Run(tmp_path / "run").recipe["data"]["name"] == "rings"
-    refused(lambda: fit(recipe(), tmp_path / "run", progress=False), "data")
-    fit(recipe(training__steps=24), tmp_path / "run", data=data, progress=False)
+    refused(lambda: train_recipe(recipe(), tmp_path / "run", progress=False), "data")
+    train_recipe(recipe(training__steps=24), tmp_path / "run", data=data, progress=False)
 
 
 # ---- data ----------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def tabled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     x = np.random.default_rng(0).normal(size=(200, 2)) * [1, 30] + [5, -300]
     _table(folder / request.param, x.astype(np.float32))
     more = {"data__name": str(folder / request.param), "data__standardize": True}
-    fit(recipe(**more, data__count=None), folder / "run", progress=False)
+    train_recipe(recipe(**more, data__count=None), folder / "run", progress=False)
     np.save(folder / "x.npy", x.astype(np.float32))
     return folder
 
@@ -290,7 +290,7 @@ def test_other_data_are_refused_by_all_that_read_them(
     values = read_recipe(folder / "run/recipe.json")
     _table(file, CHANGES[change](np.load(folder / "x.npy")))
     before = (folder / "run/data.json").read_bytes()
-    refused(lambda: fit(values, folder / "run", progress=False), "data of", "trained on")
+    refused(lambda: train_recipe(values, folder / "run", progress=False), "data of", "trained on")
     for act in (
         lambda: commands.evaluate(folder / "run", quiet=True),
         lambda: load(folder / "run").data,
@@ -299,7 +299,7 @@ def test_other_data_are_refused_by_all_that_read_them(
         refused(act, "data of", "not those that it was trained on")
     assert before == (folder / "run/data.json").read_bytes()
     with pytest.warns(UserWarning, match="not those that it was trained on"):
-        fit(values, folder / "run", progress=False, allow_changes=True)
+        train_recipe(values, folder / "run", progress=False, allow_changes=True)
     assert load(folder / "run").data is not None
 
 
@@ -689,7 +689,7 @@ def test_old_checkpoints_keep_weights_alone_and_strip_keeps_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     values = recipe(objective__buffer_size=4000, training__steps=60)
-    fit(values, tmp_path / "run", progress=False)
+    train_recipe(values, tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
     full = [step for step in run.steps() if run.is_full(step)]
     assert full == [50, 60] and set(run.steps()) > set(full)
@@ -708,7 +708,7 @@ def test_old_checkpoints_keep_weights_alone_and_strip_keeps_one(
     assert torch.equal(load(run.path).energies(x), kept) and not torch.equal(old, kept)
     commands.evaluate(run.path, quiet=True)
     longer = recipe(objective__buffer_size=4000, training__steps=70)
-    refused(lambda: fit(longer, run.path, progress=False), "weights alone")
+    refused(lambda: train_recipe(longer, run.path, progress=False), "weights alone")
     shipped = "digits"
     refused(lambda: commands.strip(shipped, quiet=True), "shipped")
 

@@ -508,7 +508,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        lowland.fit(recipe, folder / "run", progress=False)
+        lowland.train_recipe(recipe, folder / "run", progress=False)
     return folder
 
 

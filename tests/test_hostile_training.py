@@ -37,7 +37,7 @@ def refuse(tmp_path: Path, overrides: dict[str, Any], data: Dataset | None = Non
     with pytest.raises(ValueError) as caught:
         quick = {k: v for k, v in QUICK.items() if k.split(".")[0] not in overrides}
         recipe = lowland.read_recipe("moons", quick | overrides)
-        lowland.fit(recipe, tmp_path / "run", data=data, progress=False)
+        lowland.train_recipe(recipe, tmp_path / "run", data=data, progress=False)
     assert not (tmp_path / "run").exists()
     words = str(caught.value)
     assert words.count(";") >= 2, words
@@ -101,7 +101,7 @@ def test_without_a_probe_a_refused_training_leaves_nothing_either(tmp_path: Path
     (tmp_path / "mine" / "notes.txt").write_text("kept")
     with pytest.raises(ValueError):
         recipe = lowland.read_recipe("moons", QUICK | wrong)
-        lowland.fit(recipe, tmp_path / "mine", progress=False)
+        lowland.train_recipe(recipe, tmp_path / "mine", progress=False)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
@@ -117,14 +117,14 @@ def test_unlabelled_data_are_given_the_whole_cure_at_once(tmp_path: Path) -> Non
     assert "energy.classes = 0" in words and "objective.sample_labels = false" in words
     cured = {"energy.classes": 0, "objective.sample_labels": False}
     recipe = lowland.read_recipe("moons", QUICK | cured)
-    lowland.fit(recipe, tmp_path / "run", data=unlabelled(), progress=False)
+    lowland.train_recipe(recipe, tmp_path / "run", data=unlabelled(), progress=False)
 
 
 def test_a_rehearsal_changes_no_bit_of_a_run(tmp_path: Path) -> None:
     recipe = lowland.read_recipe("moons", QUICK).plain()
-    full = lowland.fit(recipe, tmp_path / "a", progress=False)
+    full = lowland.train_recipe(recipe, tmp_path / "a", progress=False)
     bare = {key: value for key, value in recipe.items() if key not in ("evaluation",)}
-    again = lowland.fit(bare, tmp_path / "b", progress=False)
+    again = lowland.train_recipe(bare, tmp_path / "b", progress=False)
     pairs = zip(full.parameters(), again.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -169,7 +169,7 @@ def test_settings_take_numbers_of_numpy() -> None:
 @pytest.mark.parametrize("recipe", [None, 3, "moons", ["moons"], {}, {"seed": 0}])
 def test_what_is_no_recipe_is_not_trained(tmp_path: Path, recipe: Any) -> None:
     with pytest.raises(ValueError, match=r"recipe .*; .*; .*read_recipe"):
-        lowland.fit(recipe, tmp_path / "run")
+        lowland.train_recipe(recipe, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -177,7 +177,7 @@ def test_what_is_no_recipe_is_not_trained(tmp_path: Path, recipe: Any) -> None:
 def test_seeds_of_plain_recipes_are_read_strictly(tmp_path: Path, seed: Any) -> None:
     recipe = lowland.read_recipe("moons", QUICK).plain() | {"seed": seed}
     with pytest.raises(ValueError, match="seed is"):
-        lowland.fit(recipe, tmp_path / "run")
+        lowland.train_recipe(recipe, tmp_path / "run")
 
 
 # ---------------------------------------------------------------------------------------- memory

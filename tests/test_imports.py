@@ -340,11 +340,11 @@ def test_a_circle_of_files_is_seen() -> None:
     ("source", "module"),
     [
         ("from lowland.samplers import MALA", "energy"),
-        ("import lowland.training.fit", "samplers.loop"),
+        ("import lowland.training.train", "samplers.loop"),
         ("from ..training import fit", "samplers.loop"),
         ("from lowland import training", "metrics.samples"),
         ("from lowland.nets import MLP", "objectives.score"),
-        ("from lowland.evaluation import draw", "training.fit"),
+        ("from lowland.evaluation import draw", "training.train"),
         ("from lowland.data import load_data", "tasks.detection"),
         ("from lowland.energy import Energy", "report.page"),
         ("def f():\n    from lowland import commands", "tasks.detection"),

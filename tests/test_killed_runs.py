@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from lowland import commands, fit, load, read_recipe
+from lowland import commands, load, read_recipe, train_recipe
 from lowland.training import loop
 from lowland.training.health import Finding
 
@@ -176,7 +176,7 @@ def test_a_training_broken_at_any_file_operation_goes_on_to_the_same_bits(
         shutil.rmtree(path, ignore_errors=True)
 
     def train() -> None:
-        fit(values, path, progress=False)
+        train_recipe(values, path, progress=False)
 
     places = everywhere(train, reset, some)
     whole = content(path)
@@ -211,7 +211,7 @@ def test_an_evaluation_broken_at_any_file_operation_is_made_again(
     tmp_path: Path, some: int, full: bool
 ) -> None:
     path, before = tmp_path / "run", tmp_path / "before"
-    fit(read_recipe("moons", TINY), before, progress=False)
+    train_recipe(read_recipe("moons", TINY), before, progress=False)
 
     def reset() -> None:
         shutil.rmtree(path, ignore_errors=True)
@@ -247,7 +247,7 @@ def figures(path: Path) -> dict[str, object]:
 def test_a_job_broken_at_any_file_operation_gives_the_same_file(
     tmp_path: Path, some: int, full: bool, name: str
 ) -> None:
-    fit(read_recipe("moons", TINY), tmp_path / "run", progress=False)
+    train_recipe(read_recipe("moons", TINY), tmp_path / "run", progress=False)
     out = tmp_path / "out" / name
 
     def reset() -> None:

@@ -16,7 +16,7 @@ from lowland.domain import box
 from lowland.energy import value_and_score
 from lowland.objectives import Batch, Context
 from lowland.run import Run
-from lowland.training import fit
+from lowland.training import train_recipe
 from lowland.training.memory import peak_mb, recompute
 
 
@@ -166,7 +166,7 @@ def test_training_is_the_same_and_says_its_peak(tmp_path: Any) -> None:
     }
     for name, wanted in (("kept", False), ("again", True)):
         recipe = lowland.read_recipe("digits", values | {"training.checkpoint_activations": wanted})
-        fit(recipe, tmp_path / name, progress=False)
+        train_recipe(recipe, tmp_path / name, progress=False)
     a, b = (Run.open(tmp_path / name).load_checkpoint().tensors for name in ("kept", "again"))
     assert all(torch.equal(a["ema"][name], b["ema"][name]) for name in a["ema"])
     rows = Run.open(tmp_path / "again").rows("time.jsonl")

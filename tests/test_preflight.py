@@ -162,7 +162,7 @@ def test_a_run_writes_down_what_the_probe_did_and_resumes_with_it(tmp_path: Path
     recipe = lowland.read_recipe(
         "moons", {**QUICK, "training.learning_rate": 0.3, "training.preflight": "adjust"}
     )
-    lowland.fit(recipe, tmp_path / "run", progress=False)
+    lowland.train_recipe(recipe, tmp_path / "run", progress=False)
     run = Run(tmp_path / "run")
     report = next(row for row in run.rows() if row.get("event") == "preflight")
     assert (
@@ -172,5 +172,5 @@ def test_a_run_writes_down_what_the_probe_did_and_resumes_with_it(tmp_path: Path
     rates = [row["rate"] for row in run.rows() if "rate" in row and "event" not in row]
     assert max(rates) <= 0.3 * report["rate_factor"] * (1 + 1e-6)
     run.keep_checkpoints({20})
-    lowland.fit(recipe, tmp_path / "run", progress=False)
+    lowland.train_recipe(recipe, tmp_path / "run", progress=False)
     assert run.load_checkpoint(40).state["rate_factor"] == report["rate_factor"]

@@ -10,7 +10,7 @@ from contract.cases import seeded
 
 import lowland
 from benchmarks.quality.ship import ship
-from lowland import commands, fit, read_recipe
+from lowland import commands, read_recipe, train_recipe
 from lowland.config import recipe_names
 from lowland.energy import energy_values
 from lowland.metrics import auroc
@@ -63,7 +63,7 @@ def test_a_directory_of_the_same_name_comes_first(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     recipe = read_recipe("moons", {"training.steps": 10, "training.checkpoint_every": 10})
-    fit(recipe, "digits", progress=False)
+    train_recipe(recipe, "digits", progress=False)
     assert lowland.load("digits").energy.domain.shape == (2,)
     with pytest.raises(
         RunError, match=r"nothing holds no run.*one of the shipped digits, .*; train"

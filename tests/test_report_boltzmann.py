@@ -24,7 +24,7 @@ from lowland.nets import RBM
 from lowland.report import blocks, boltzmann, write_report
 from lowland.run import Run
 from lowland.trained import Model, load, saved_chains
-from lowland.training import fit
+from lowland.training import train_recipe
 
 POINT = {
     "value": -20.5,
@@ -229,7 +229,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         "digits-rbm", {**short, "evaluation.classifier_steps": 0, "generation.steps": 20}
     )
     path = tmp_path_factory.mktemp("runs") / "run"
-    fit(values, path, progress=False)
+    train_recipe(values, path, progress=False)
     return Run.open(path)
 
 
@@ -338,7 +338,7 @@ def test_every_likelihood_over_training_is_of_its_own_checkpoint(tmp_path: Path)
     }
     short = {"energy.n_hidden": 3, "training.steps": 300, "training.checkpoint_every": 100}
     values = lowland.read_recipe("digits-rbm", {**short, **own, "generation.steps": 20})
-    fit(values, tmp_path / "run", progress=False)
+    train_recipe(values, tmp_path / "run", progress=False)
     run = Run.open(tmp_path / "run")
     found = evaluate_model(load(run.path))
     points = found["boltzmann"]["likelihood"]
@@ -392,7 +392,7 @@ def test_a_machine_with_label_units_and_rectified_ones_is_looked_into_too(
         ("labels", {"energy.classes": 10}),
         ("relu", {"energy.hidden_type": "relu"}),
     ):
-        fit(
+        train_recipe(
             lowland.read_recipe("digits-rbm", {**short, **quick, **more}),
             tmp_path / name,
             progress=False,

@@ -15,7 +15,7 @@ from contract.cases import seeded
 from PIL import Image
 
 import lowland
-from lowland import cli, commands, fit, read_recipe
+from lowland import cli, commands, read_recipe, train_recipe
 from lowland.evaluation.restoration import coverage
 from lowland.run import Run, checkpoint
 from lowland.tasks import Identity, Restoration
@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     values = read_recipe("digits-denoising", changes).plain()
     values["restoration"] = {"method": "split-gibbs", **FAST}
     path = tmp_path_factory.mktemp("runs") / "digits"
-    fit(read_recipe(values), path, progress=False)
+    train_recipe(read_recipe(values), path, progress=False)
     return path
 
 

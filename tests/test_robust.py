@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lowland import box, fit, load_data, read_recipe, real
+from lowland import box, load_data, read_recipe, real, train_recipe
 from lowland.nets import ConvNet
 from lowland.nets.class_energy import ClassEnergy
 from lowland.objectives import Batch, Context, Robust
@@ -178,7 +178,7 @@ def test_training_buys_robustness(tmp_path: Path) -> None:
             "objective.steps": 3,
             "objective.step_size": 0.7,
         }
-        energy = fit(
+        energy = train_recipe(
             read_recipe("digits-robust", {**changes, **more}),
             tmp_path / f"{kind}-{epsilon}",
             progress=False,

@@ -325,7 +325,7 @@ def test_the_reference_attacks_agree_with_ours(points: tuple[Tensor, Tensor]) ->
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("robust") / "run"
-    lowland.fit(
+    lowland.train_recipe(
         lowland.read_recipe(
             "digits-robust", {"training.steps": 60, "training.checkpoint_every": 60}
         ),

@@ -104,7 +104,7 @@ def test_ksd_refuses_what_it_cannot_do(x: Tensor, energy: Any, message: str) -> 
 
 
 def trained(path: Path, **more: Any) -> tuple[Any, list[dict[str, Any]]]:
-    energy = lowland.fit(lowland.read_recipe("moons", QUICK | more), path, progress=False)
+    energy = lowland.train_recipe(lowland.read_recipe("moons", QUICK | more), path, progress=False)
     return energy, lineage(Run(path).rows())
 
 
@@ -147,7 +147,7 @@ def test_patience_ends_a_run_that_gets_no_better(
         "value": 1.0,
         "waited": 2,
     }
-    again = lowland.fit(
+    again = lowland.train_recipe(
         lowland.read_recipe("moons", QUICK | {"training.select_by": "mmd", "training.patience": 2}),
         tmp_path / "run",
     )

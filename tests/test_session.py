@@ -220,7 +220,7 @@ def test_tensorboard_is_written_or_missed_in_words(
 def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     more = {"training.steps": 20, "training.checkpoint_every": 20, "training.tensorboard": True}
-    lowland.fit(lowland.read_recipe("moons", more), tmp_path / "run", progress=False)
+    lowland.train_recipe(lowland.read_recipe("moons", more), tmp_path / "run", progress=False)
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     logged = [row["loss"] for row in Run(tmp_path / "run").rows() if "event" not in row]

@@ -32,7 +32,13 @@ from lowland.config import read_recipe, recipe_names
 from lowland.data import Dataset
 from lowland.run import Run, versions
 from lowland.trained import load
-from lowland.training import Session, TrainingStoppedError, fit, load_recipe_data, resize_dataset
+from lowland.training import (
+    Session,
+    TrainingStoppedError,
+    load_recipe_data,
+    resize_dataset,
+    train_recipe,
+)
 
 RECORD = RESULTS / "objectives.json"
 TRAINED = [
@@ -103,7 +109,7 @@ def one(name: str, seed: int, seconds: float, rate: float) -> dict[str, Any]:
     shutil.rmtree(path, ignore_errors=True)
     began, stopped = time.process_time(), ""
     try:
-        fit(recipe, path, progress=False)
+        train_recipe(recipe, path, progress=False)
     except TrainingStoppedError as error:
         stopped = str(error)
     spent = time.process_time() - began

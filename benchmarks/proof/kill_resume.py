@@ -50,7 +50,8 @@ RECIPES = {
 }
 CHILD = """
 import sys, json, lowland
-lowland.fit(lowland.read_recipe(sys.argv[1], json.loads(sys.argv[2])), sys.argv[3], progress=False)
+recipe = lowland.read_recipe(sys.argv[1], json.loads(sys.argv[2]))
+lowland.train_recipe(recipe, sys.argv[3], progress=False)
 """
 
 

@@ -336,7 +336,7 @@ def recipe_of(case: Case, rate: float, l2: float, seed: int, **training: Any) ->
 def lowland(
     case: Case, net: nn.Module, data: Dataset, rate: float, l2: float, seed: int, **training: Any
 ) -> Trained:
-    from lowland import fit
+    from lowland import train_recipe
     from lowland.run import Run
     from lowland.training import TrainingStoppedError
 
@@ -344,7 +344,7 @@ def lowland(
     try:
         run, stopped = Run.create(folder / "run", recipe_of(case, rate, l2, seed, **training)), ""
         try:
-            energy: Any = fit(
+            energy: Any = train_recipe(
                 recipe_of(case, rate, l2, seed, **training),
                 run,
                 data=data,

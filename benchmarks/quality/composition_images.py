@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.quality.attributes import slant, thickness
-from lowland import Energy, fit, load_data, read_recipe
+from lowland import Energy, load_data, read_recipe, train_recipe
 from lowland.data import Dataset
 from lowland.nets import NoiseUNet
 
@@ -89,7 +89,9 @@ def strokes(count: int = 20000) -> Strokes:
 
 def prior(s: Strokes) -> Energy:
     """E(x, σ) of the images that are left, trained once into a run."""
-    return fit(read_recipe("mnist", PRIOR), RUNS / "composition-prior", data=s.data, progress=False)
+    return train_recipe(
+        read_recipe("mnist", PRIOR), RUNS / "composition-prior", data=s.data, progress=False
+    )
 
 
 class NoisyClassifier(nn.Module):

@@ -62,7 +62,7 @@ def trained_dbm(data: Dataset, run: Path, how: str) -> DBM:
     recipe = lowland.read_recipe(
         "mnist-dbm", {"data.binarize": how, "training.steps": STEPS["dbm"]}
     )
-    found = spent(run, lambda: lowland.fit(recipe, run, data=data, progress=False))
+    found = spent(run, lambda: lowland.train_recipe(recipe, run, data=data, progress=False))
     found.iterations, found.tolerance = 200, 1e-4  # for the bound: mean field to the end
     return found
 
@@ -94,7 +94,9 @@ def fine_dbn(net: DBN, data: Dataset, run: Path) -> DBN:
     values = layer_recipe(STEPS["fine"], 0.03, 1)
     values["objective"] = {"name": "WakeSleep", "steps": 5}
     values["energy"] = {"name": "DBN", "n_hidden": [500, 2000]}
-    return spent(run, lambda: lowland.fit(values, run, data=data, energy=net, progress=False))
+    return spent(
+        run, lambda: lowland.train_recipe(values, run, data=data, energy=net, progress=False)
+    )
 
 
 def row(

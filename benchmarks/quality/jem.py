@@ -33,7 +33,7 @@ from torch import Tensor
 from benchmarks.machine import circumstances
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
-from lowland import Run, fit, load_data, read_recipe
+from lowland import Run, load_data, read_recipe, train_recipe
 from lowland.energy import Energy
 from lowland.metrics import class_entropy, frechet_distance, reliability, share
 from lowland.tasks import as_classifier
@@ -80,7 +80,7 @@ def trained(recipe: str, ending: str, changed: dict[str, Any], finished: bool) -
     values = read_recipe(path / "recipe.json") if there else read_recipe(recipe, changed)
     if finished and not (there and values.plain()["training"]["steps"] in Run.open(path).steps()):
         return None
-    fit(values, path)
+    train_recipe(values, path)
     return path
 
 

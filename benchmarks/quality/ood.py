@@ -48,7 +48,7 @@ from benchmarks.machine import machine
 from benchmarks.quality import RESULTS
 from benchmarks.quality.ood_tables import promises, tables
 from benchmarks.record import read_record, write_record
-from lowland import Detector, fit, load_data, read_recipe
+from lowland import Detector, load_data, read_recipe, train_recipe
 from lowland.data import Dataset, Split
 from lowland.energy import Energy
 from lowland.evaluation import (
@@ -280,7 +280,9 @@ def small_rows(name: str, data: Dataset) -> list[Row]:
     energies: list[Any] = []
     for seed in SEEDS:
         recipe = read_recipe(name, SMALL | {"seed": seed})
-        energies.append(fit(recipe, f"runs/ood-{name}-{seed}", data=data, progress=False).eval())
+        energies.append(
+            train_recipe(recipe, f"runs/ood-{name}-{seed}", data=data, progress=False).eval()
+        )
         print(f"{name}: small energy of seed {seed} is there", flush=True)
     rows: list[Row] = []
     for seed, e in enumerate(energies):

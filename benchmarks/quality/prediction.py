@@ -38,7 +38,7 @@ from torch.nn import functional as F
 from benchmarks.machine import circumstances
 from benchmarks.quality import RESULTS
 from benchmarks.record import write_record
-from lowland import Run, fit, load_data, read_recipe
+from lowland import Run, load_data, read_recipe, train_recipe
 from lowland.data import Dataset, save_grid
 from lowland.metrics import mean, psnr, share
 from lowland.nets import NoiseUNet
@@ -81,7 +81,7 @@ def trained(kind: str) -> tuple[Any, Dataset]:
     """The energy of a finished run of the recipe, and its data."""
     recipe = read_recipe(f"mnist-{kind}", {"data.name": str(pairs(kind))})
     data = load_data(recipe.data.name, seed=recipe.seed)
-    return fit(recipe, RUNS / f"mnist-{kind}", data=data, progress=False), data
+    return train_recipe(recipe, RUNS / f"mnist-{kind}", data=data, progress=False), data
 
 
 class Supervised(nn.Module):

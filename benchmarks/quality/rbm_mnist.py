@@ -73,7 +73,7 @@ def train(name: str, changes: dict[str, Any]) -> None:
             return
     else:
         recipe = lowland.read_recipe("mnist-rbm", changes).plain()
-    lowland.fit(recipe, path, progress=False)
+    lowland.train_recipe(recipe, path, progress=False)
 
 
 def bracket(

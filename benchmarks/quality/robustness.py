@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from benchmarks.machine import circumstances, machine
 from benchmarks.quality import RESULTS
 from benchmarks.record import read_record, write_record
-from lowland import Run, fit, load, load_data, read_recipe
+from lowland import Run, load, load_data, read_recipe, train_recipe
 from lowland.data import Split
 from lowland.interop import AutoAttack
 from lowland.metrics import auroc
@@ -136,7 +136,7 @@ def trained(name: str, changes: dict[str, Any] | None = None, path: str = "") ->
     """The classifier of a recipe, trained now if it has not been."""
     place = Path("runs") / (path or name)
     if not (place / "recipe.json").exists() or not Run.open(place).steps():
-        fit(read_recipe(name, changes or {}), place, progress=False)
+        train_recipe(read_recipe(name, changes or {}), place, progress=False)
     return as_classifier(load(place).energy)
 
 

@@ -222,14 +222,14 @@ def _train_and_report(
     recipe: Plain, run: Path, quiet: bool, allow_changes: bool = False, evaluated: bool = True
 ) -> Path:
     """Train, evaluate if asked to, and report; after a stop by health, report what went wrong."""
-    from lowland.training import TrainingStoppedError, fit
+    from lowland.training import TrainingStoppedError, train_recipe
     from lowland.training.distributed import launched_team
 
     device = pick_device(recipe["training"]["device"])
     if not quiet and launched_team().is_main:
         print(f"train: on {device}", file=sys.stderr)
     try:
-        fit(recipe, run, progress=not quiet, allow_changes=allow_changes)
+        train_recipe(recipe, run, progress=not quiet, allow_changes=allow_changes)
     except TrainingStoppedError:
         if launched_team().is_main:
             report(run)

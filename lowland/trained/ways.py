@@ -18,7 +18,6 @@ from lowland.objectives import (
 )
 from lowland.registry import Plain, spec
 from lowland.samplers import Langevin, Sampler, default_sampler
-from lowland.training.settings import Training
 
 LONG = 1000  # steps of chains of vectors
 FLOW = {"method": "flow", "num_levels": 24}
@@ -34,13 +33,16 @@ def choose_sections(
     data: Dataset,
     objective: Objective,
     sampler: Sampler | None,
-    settings: Training,
+    noise: float = 0.0,
 ) -> Plain:
     """Return the sections [generation], [restoration] and [evaluation] of a recipe as plain values.
 
-    sampler: the one that chains move by in training, None for an objective without chains.
+    sampler: the one that chains move by in training, None for an objective without chains; noise:
+    standard deviation of that on the data, which samples lose at the end.
     """
     generation = list_defaults()["generation"] | _generate(energy, data, objective, sampler)
+    if noise and noise_of(energy) is None:
+        generation["denoise_sigma"] = noise
     return {
         "generation": generation,
         "restoration": _restore(energy, generation),

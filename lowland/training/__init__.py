@@ -1,9 +1,8 @@
-"""Training that does not die: fit, health, averaged weights."""
+"""Training that does not die: recipes, health, averaged weights."""
 
 from lowland.training.callbacks import Event, StopTraining
 from lowland.training.classifier import ImageClassifier, train_classifier
 from lowland.training.findings import Finding, Limits, worst
-from lowland.training.fit import fit
 from lowland.training.grow import grow, resize_dataset
 from lowland.training.health import diagnose
 from lowland.training.layerwise import greedy
@@ -12,6 +11,7 @@ from lowland.training.recipes import load_recipe_data
 from lowland.training.session import Session
 from lowland.training.settings import Training
 from lowland.training.threads import cpu_threads
+from lowland.training.train import train_recipe
 
 __all__ = [
     "Event",
@@ -24,12 +24,12 @@ __all__ = [
     "TrainingStoppedError",
     "cpu_threads",
     "diagnose",
-    "fit",
     "greedy",
     "grow",
     "lineage",
     "load_recipe_data",
     "resize_dataset",
     "train_classifier",
+    "train_recipe",
     "worst",
 ]

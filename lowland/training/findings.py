@@ -17,7 +17,7 @@ Rows = Sequence[Plain]
 
 class Finding(NamedTuple):
     """A verdict: its name, level (warn or bad), what is seen in one sentence, what to do in
-    another, and the cure by `fit` itself."""
+    another, and the cure by training itself."""
 
     name: str
     level: Level

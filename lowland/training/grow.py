@@ -1,5 +1,5 @@
-"""Progressive sizes: train an energy of images from small to large, smaller sizes by `fit` in runs
-inside the run, weights carried on.
+"""Progressive sizes: train an energy of images from small to large, smaller sizes in runs of their
+own inside the run, weights carried on.
 
 In a recipe it is one word: training.progressive_sizes = [7, 14], the smaller sides on which to
 train first."""
@@ -39,10 +39,10 @@ def grow(
     begins. Images are made small by averaging. recipe: a recipe or its plain values, or a list with
     one for each size; its energy must have weights that do not depend on the size, as IGEBM has,
     which sums over space. sizes: rising sides, the last that of the data. Runs that are finished
-    are read, not repeated; one that was killed goes on. allow_changes: as for `fit`.
+    are read, not repeated; one that was killed goes on. allow_changes: as for `train_recipe`.
 
     Raises ValueError for sizes that do not rise to that of the data, an energy whose weights do not
-    fit the next size, and what `fit` raises. Source: Du, Li, Tenenbaum & Mordatch (2021),
+    fit the next size, and what `train_recipe` raises. Source: Du, Li, Tenenbaum & Mordatch (2021),
     https://arxiv.org/abs/2012.01316; Gao et al. (2018), https://arxiv.org/abs/1709.08868
 
     >>> import lowland, tempfile

@@ -17,9 +17,9 @@ pictures:
     samples become alike                          mode loss
 
 `diagnose` looks at the last rows of the log and at nothing else, so that a resumed run finds what
-an uninterrupted one would have found. The cure is what `fit` does after rolling back: "rate" lowers
+an uninterrupted one would have found. The cure is what a run does after rolling back: "rate" lowers
 the learning rate, "step" shortens the sampler's step and lowers the rate, "chains" begins half of
-the chains anew and lowers the rate. Trouble that comes back soon is in the weights already: `fit`
+the chains anew and lowers the rate. Trouble that comes back soon is in the weights already: it
 then goes back further, to a checkpoint of half the way, and then to the start.
 """
 
@@ -41,9 +41,9 @@ from lowland.training.findings import (
 def diagnose(rows: Rows, limits: Limits | None = None) -> list[Finding]:
     """Return what is wrong, judging by the last rows of the log; an empty list if nothing is.
 
-    Rows are mappings as `fit` logs them; a check whose numbers are missing is left out. Rows marked
-    `stale` were logged before the last cure: they say how long the run is, and nothing of how it is
-    now.
+    Rows are mappings as a log holds them; a check whose numbers are missing is left out. Rows
+    marked `stale` were logged before the last cure: they say how long the run is, and nothing
+    of how it is now.
 
     >>> [f.name for f in diagnose([{"step": 10, "loss": math.nan, "nonfinite": 1}])]
     ['diverging']

@@ -66,7 +66,7 @@ def check_recipe(run: Run, recipe: Plain, *, allow_changes: bool = False) -> Non
             stacklevel=2,
         )
     changes = compare_recipes(header["recipe"] if known is None else known, recipe)
-    if not run.steps():  # `fit` fills in the data and the energy that it was given
+    if not run.steps():  # training fills in the data and the energy that it was given
         changes = [c for c in changes if "." in c.path or c.path in header["recipe"]]
     wrong = "; ".join(str(change) for change in changes if not change.allowed)
     if wrong and not allow_changes:

@@ -1,6 +1,4 @@
-"""Train a stack of restricted machines, one layer after another, each by `fit` in a run of its
-own.
-"""
+"""Train a stack of restricted machines, one layer after another, each in a run of its own."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +25,7 @@ def greedy(net: Any, recipe: Any, run: str | Path, *, data: Dataset, progress: b
     each layer; objective, sampler, training and seed count, data and energy are not looked at. Runs
     that are finished are read, not repeated.
 
-    Raises ValueError for a list of another length, and what `fit` raises.
+    Raises ValueError for a list of another length, and what `train_recipe` raises.
     Source: Hinton, Osindero & Teh (2006), https://doi.org/10.1162/neco.2006.18.7.1527
 
     >>> import lowland, tempfile, torch

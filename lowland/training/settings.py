@@ -68,7 +68,7 @@ def read_fields(settings: "Training") -> None:
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of `fit`.
+    """Settings of training.
 
     *Updates.* steps: how many; batch: examples per update; accumulate: parts into which a batch is
     divided, whose gradients add up, where it does not fit into memory; optimizer: "adam"

@@ -34,7 +34,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run, whole."""
     path = tmp_path_factory.mktemp("runs") / "sound"
     recipe = lowland.read_recipe("moons", CHANGES)
-    lowland.fit(recipe, path, progress=False)
+    lowland.train_recipe(recipe, path, progress=False)
     lowland.evaluate(path, quiet=True)
     return path
 
@@ -105,7 +105,7 @@ def test_a_damaged_run_resumes_to_the_same_weights_or_is_refused(
 
         def resume() -> np.ndarray:
             run = lowland.run.Run.open(tmp_path / "run")
-            lowland.fit(run.recipe, run.path, progress=False)
+            lowland.train_recipe(run.recipe, run.path, progress=False)
             report(run.path)
             return read_weights(run.path)
 

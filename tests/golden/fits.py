@@ -90,7 +90,7 @@ def train(name: str, steps: int, overrides: dict[str, Any]) -> Numbers:
     """Train a recipe for some updates; return losses, gap, energies and norms of the weights."""
     recipe = lowland.read_recipe(name, SMALL | {"training.steps": steps} | overrides)
     with tempfile.TemporaryDirectory() as folder:
-        energy = lowland.fit(recipe, Path(folder) / "run", progress=False)
+        energy = lowland.train_recipe(recipe, Path(folder) / "run", progress=False)
         rows = [row for row in Run.open(Path(folder) / "run").rows() if "loss" in row]
     weights = torch.cat([p.detach().double().flatten() for p in energy.parameters() if p.dim() > 1])
     last = rows[-1]

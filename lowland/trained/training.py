@@ -15,7 +15,6 @@ from torch import nn
 from lowland.data import Dataset, make_dataset
 from lowland.domain import Domain
 from lowland.energy import Energy, Function, count_classes, lift, noise_of
-from lowland.launch import read_launch
 from lowland.objectives import PCD, MultilevelDSM, Objective, Term
 from lowland.registry import Plain, registered, spec, suggest
 from lowland.run import Run
@@ -25,11 +24,12 @@ from lowland.trained.model import Model, load
 from lowland.trained.ways import choose_sections
 from lowland.training import Training
 from lowland.training.callbacks import Callback, check_callbacks
+from lowland.training.distributed import launched_team
 from lowland.training.identity import describe_energy
 from lowland.training.kept_data import describe_kept
 from lowland.training.loop import train_run
 
-BUFFER_NUMBERS = 20_000_000  # in the chains of the default objective
+BOX_NOISE = 0.2  # on data in a box, in units of its width
 _folders: list[tempfile.TemporaryDirectory[str]] = []  # of runs without a name, until the end
 
 
@@ -64,8 +64,9 @@ def fit(
     domain of a bare module is found from the data, and said. data: a tensor, an array, a DataFrame,
     (x, y), a name or path, a torch Dataset or DataLoader, an iterable of batches, a Hugging Face
     dataset; see `lowland.data.make_dataset` for scales and splits. objective: of
-    `lowland.objectives`; PCD unless given, MultilevelDSM for an energy E(x, σ). sampler: of the
-    chains, for objectives that run some; MALA with a step for the spread of the data unless given.
+    `lowland.objectives`; PCD unless given (with noise on data in a box), MultilevelDSM for an
+    energy E(x, σ). sampler: of the chains, for objectives that run some; MALA with a step for the
+    spread of the data unless given, Langevin in a box.
     terms: added to the loss.
 
     *Data.* labels: (N,), or the name of a column; inputs: names of the columns to read; validation:
@@ -109,7 +110,9 @@ def fit(
         seed=seed,
     )
     own = _set_domain(given, held.domain)
-    objective = objective or _choose_objective(own, held)
+    if objective is None:
+        objective = _choose_objective(own, held)
+        training = _choose_noise(own.domain, objective) | training
     sampler = sampler or objective.default_sampler(own, held.train.x)
     settings = _read_settings(
         training,
@@ -129,7 +132,7 @@ def fit(
         "terms": [spec(term) for term in terms],
         "sampler": None if sampler is None else spec(sampler),
         "training": _to_plain(asdict(settings)),
-        **choose_sections(own, held, objective, sampler, settings),
+        **choose_sections(own, held, objective, sampler, settings.data_noise_std),
     }
     path = _choose_folder(run)
     if progress and not Run(path).steps() and held.note:
@@ -207,8 +210,18 @@ def _choose_objective(energy: Energy, data: Dataset) -> Objective:
     if noise_of(energy) is not None and not count_classes(energy):
         spread = float(data.train.x[:10_000].double().std(correction=0))
         return MultilevelDSM(sigma_data=float(f"{spread:.2g}") or 1.0)
-    numbers = max(data.train.x[0].numel(), 1)
-    return PCD(l2=0.001, buffer_size=min(max(BUFFER_NUMBERS // numbers, 256), 10_000))
+    if energy.domain.kind == "box":
+        return PCD(steps=10, l2=0.001, buffer_size=1024, reinit_prob=0.02)
+    return PCD(l2=0.001)
+
+
+def _choose_noise(domain: Domain, objective: Objective) -> dict[str, Any]:
+    """Return the noise on data in a box, whose numbers often sit on the walls and repeat: without
+    width they have no energy.
+    """
+    if domain.kind != "box" or not isinstance(objective, PCD):
+        return {}
+    return {"data_noise_std": BOX_NOISE * (domain.hi - domain.lo)}
 
 
 def _choose_batch(wanted: int | None, data: Dataset) -> int:
@@ -258,7 +271,7 @@ def _choose_folder(run: str | Path | None) -> Path:
     """Return the directory of a run, a temporary one where none is named."""
     if run is not None:
         return Path(run)
-    if read_launch().size > 1:
+    if launched_team().size > 1:
         raise ValueError(
             "several processes train together and no run was named; they share one directory; pass "
             "run='runs/mine'"

@@ -16,7 +16,7 @@ from lowland.training.settings import Plain
 
 @torch.inference_mode(False)  # training keeps gradients, wherever it is called from
 @torch.enable_grad()
-def fit(
+def train_recipe(
     recipe: Plain | PlainRecipe,
     run: Run | str | Path,
     *,
@@ -46,7 +46,7 @@ def fit(
     >>> recipe = lowland.read_recipe(
     ...     "moons", {"training.steps": 20, "training.checkpoint_every": 20}
     ... )
-    >>> energy = lowland.fit(recipe, tempfile.mkdtemp() + "/run", progress=False)
+    >>> energy = lowland.train_recipe(recipe, tempfile.mkdtemp() + "/run", progress=False)
     >>> energy.domain.shape
     (2,)
     """
