@@ -282,7 +282,9 @@ def test_a_run_where_nothing_can_be_written_is_refused_in_words(tmp_path: Path) 
     (tmp_path / "file").touch()
     words = r"run could not be written \(Not a directory\); .*; choose another --run"
     with pytest.raises(ValueError, match=words):
-        lowland.fit(lowland.read_recipe("moons"), tmp_path / "file" / "run", progress=False)
+        lowland.train_recipe(
+            lowland.read_recipe("moons"), tmp_path / "file" / "run", progress=False
+        )
 
 
 # ------------------------------------------------------------------ other processes, other texts

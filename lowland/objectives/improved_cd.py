@@ -35,7 +35,7 @@ from lowland.objectives.loss import (
 )
 from lowland.objectives.ranges import SHARE, WEIGHT, check_settings, freeze_sequences
 from lowland.registry import register
-from lowland.samplers.defaults import default_sampler
+from lowland.samplers.defaults import initial_sampler
 from lowland.samplers.kernel import HasStepSize, Sampler, normal_like, per_row
 from lowland.samplers.langevin import Langevin, ShortRun
 from lowland.samplers.loop import run_chains
@@ -124,9 +124,9 @@ class ImprovedCD(Objective):
         check_chains(self)
         check_settings(self, kl=WEIGHT, entropy=WEIGHT, augment_prob=SHARE)
 
-    def default_sampler(self, energy: Energy, x: Tensor) -> Sampler:
+    def initial_sampler(self, energy: Energy, x: Tensor) -> Sampler:
         """Return Langevin, a step of which can be differentiated."""
-        found = default_sampler(energy, x)
+        found = initial_sampler(energy, x)
         return Langevin(found.step_size) if isinstance(found, HasStepSize) else found
 
     def loss(self, energy: Energy, batch: Batch, context: Context) -> Loss:

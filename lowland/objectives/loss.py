@@ -21,7 +21,7 @@ from lowland.energy.gradient import check_shape
 from lowland.objectives.inputs import Batch, Context, explain, read_inputs
 from lowland.objectives.own_loop import prepare_context, recall_context
 from lowland.objectives.ranges import COUNT, SHARE, WHOLE, check_settings
-from lowland.samplers import Sampler, default_sampler
+from lowland.samplers import Sampler, initial_sampler
 
 
 class Loss(NamedTuple):
@@ -67,11 +67,11 @@ class Objective(ABC):
         """
         return None
 
-    def default_sampler(self, energy: Energy, x: Tensor) -> Sampler | None:
+    def initial_sampler(self, energy: Energy, x: Tensor) -> Sampler | None:
         """Return the sampler for chains on data x (N, *event) where none is named; None for an
         objective that runs none.
         """
-        return default_sampler(energy, x) if self.sampled else None
+        return initial_sampler(energy, x) if self.sampled else None
 
     def prepare(
         self,

@@ -178,7 +178,7 @@ class EnergyMatching(Objective):
             arrival_steps=WHOLE,
         )
 
-    def default_sampler(self, energy: Energy, x: Tensor) -> Sampler:
+    def initial_sampler(self, energy: Energy, x: Tensor) -> Sampler:
         """Return Langevin with steps of which `arrival_steps` carry a chain to the data."""
         return Langevin(self.temperature / max(self.arrival_steps, 1))
 

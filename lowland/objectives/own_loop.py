@@ -52,7 +52,7 @@ def prepare_context(
             "takes one; pass generator=torch.Generator().manual_seed(0)"
         )
     lifted = give_shape(lift(energy), x)
-    sampler = sampler or objective.default_sampler(lifted, x)
+    sampler = sampler or objective.initial_sampler(lifted, x)
     context = Context(generator, sampler, partner=objective.make_partner(lifted, x))
     if context.partner is not None:
         context.partner.to(x.device)

@@ -57,7 +57,7 @@ class DiffusionRecovery(Objective):
         check_levels(self.sigmas)
         check_settings(self, steps=COUNT)
 
-    def default_sampler(self, energy: Energy, x: Tensor) -> Sampler:
+    def initial_sampler(self, energy: Energy, x: Tensor) -> Sampler:
         """Return MALA(0.15): steps are in units of s²."""
         return MALA(0.15)
 

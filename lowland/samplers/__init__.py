@@ -6,7 +6,7 @@ from lowland.samplers.acceleration import accelerate
 from lowland.samplers.ais import AISResult, ais, geometric_path
 from lowland.samplers.anneal import anneal, divide_steps, scale_step_sizes
 from lowland.samplers.auto import Choice, choose
-from lowland.samplers.defaults import default_sampler
+from lowland.samplers.defaults import initial_sampler
 from lowland.samplers.denoising import denoise, sde_dpm_solver
 from lowland.samplers.diffusion import (
     DiffusionResult,
@@ -74,13 +74,13 @@ __all__ = [
     "ais",
     "anneal",
     "choose",
-    "default_sampler",
     "denoise",
     "diffusion_recovery_sample",
     "divide_steps",
     "geometric_path",
     "geometric_schedule",
     "init",
+    "initial_sampler",
     "karras_sigmas",
     "leapfrog",
     "metropolis",

@@ -14,7 +14,7 @@ BOX_STEP = 0.01  # of Langevin, in units of the squared width of the box
 ROWS = 10_000  # of the data whose variance is taken
 
 
-def default_sampler(energy: Energy, x: Tensor) -> Sampler:
+def initial_sampler(energy: Energy, x: Tensor) -> Sampler:
     """Choose a sampler for an energy and data x (N, *event), without trying it out.
 
     On the real line MALA, whose step is 4 % of the variance of the data; in a box Langevin with 1 %
@@ -23,7 +23,7 @@ def default_sampler(energy: Energy, x: Tensor) -> Sampler:
 
     >>> import torch, lowland
     >>> energy = lowland.nets.MLP(lowland.box(0, 1, 2))
-    >>> default_sampler(energy, torch.ones(4, 2))
+    >>> initial_sampler(energy, torch.ones(4, 2))
     Langevin(step_size=0.01, temperature=1.0, inv_mass_sqrt=None)
     """
     kind = energy.domain.kind

@@ -38,7 +38,7 @@ def draw_samples(
     model: Model,
     count: int,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
     labels: Tensor | None = None,
     frames: int = 0,
     progress: Callable[[int], object] | None = None,

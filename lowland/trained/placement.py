@@ -38,12 +38,15 @@ def check_one_device(models: Sequence[Model]) -> None:
         )
 
 
-def place_generator(model: Model, generator: torch.Generator) -> torch.Generator:
+def place_generator(model: Model, generator: torch.Generator | None) -> torch.Generator:
     """Return a generator on the device of a run: itself, or for one of the CPU another, whose seed
-    is drawn from it.
+    is drawn from it; for None one whose seed torch's global generator draws.
 
     Raises ValueError for a generator of a third device.
     """
+    if generator is None:
+        seed = int(torch.randint(2**62, (), device=CPU))
+        return torch.Generator(model.device).manual_seed(seed)
     if not isinstance(generator, torch.Generator):
         return generator
     if generator.device.type == CPU != model.device.type:

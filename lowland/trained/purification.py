@@ -53,7 +53,9 @@ def purifying_energy(model: Model) -> Energy:
     return model.energy if noise_of(model.energy) else model.marginal
 
 
-def purify_with(model: Model, x: Tensor, *, generator: torch.Generator, **changes: Any) -> Tensor:
+def purify_with(
+    model: Model, x: Tensor, *, generator: torch.Generator | None = None, **changes: Any
+) -> Tensor:
     """Move points x (N, *event) to where the data of a run lie, with its settings and changes."""
     settings = purification_settings(model, **changes)
     x, generator = place_points(model, x), place_generator(model, generator)

@@ -66,7 +66,7 @@ def restore_with(
     y: Tensor,
     sigma: float,
     *,
-    generator: torch.Generator,
+    generator: torch.Generator | None = None,
     draws: int | None = None,
     method: str = "sample",
     progress: Callable[[int], object] | None = None,

@@ -113,7 +113,7 @@ def fit(
     if objective is None:
         objective = _choose_objective(own, held)
         training = _choose_noise(own.domain, objective) | training
-    sampler = sampler or objective.default_sampler(own, held.train.x)
+    sampler = sampler or objective.initial_sampler(own, held.train.x)
     settings = _read_settings(
         training,
         steps=steps,
@@ -153,7 +153,7 @@ def fit(
             "is returned; raise steps= to go on, or name another run= to train anew",
             stacklevel=2,
         )
-    return load(path, energy=trained, data=held)
+    return load(path, energy=trained, data=held, device=device)
 
 
 def _check_instance(what: str, value: Any, kind: type, example: str) -> Any:

@@ -17,7 +17,7 @@ from lowland.objectives import (
     ShortRunML,
 )
 from lowland.registry import Plain, spec
-from lowland.samplers import Langevin, Sampler, default_sampler
+from lowland.samplers import Langevin, Sampler, initial_sampler
 
 LONG = 1000  # steps of chains of vectors
 FLOW = {"method": "flow", "num_levels": 24}
@@ -57,7 +57,7 @@ def _generate(
     """Return how samples are drawn."""
     spread = _spread(data)
     levels = {"sigma_max": FAR * spread, "sigma_min": NEAR * spread}
-    own = spec(sampler or default_sampler(energy, data.train.x))
+    own = spec(sampler or initial_sampler(energy, data.train.x))
     chains: Plain = {"method": "chains", "sampler": own}
     if len(energy.domain.shape) == 1:
         chains["steps"] = LONG
