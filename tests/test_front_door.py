@@ -324,7 +324,7 @@ def test_every_command_reads_a_run_of_a_module_that_is_named(
     (tmp_path / "own_nets.py").write_text(NETS, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     train = (
-        "import lowland as ll, torch\nfrom own_nets import Own\n"
+        "import lowland as ll, torch\nfrom own_nets import Own\ntorch.manual_seed(0)\n"
         "ll.fit(Own(width=6), torch.randn(300, 2), ll.objectives.DSM(), steps=10, log_every=5, "
         "checkpoint_every=10, run='run', progress=False)"
     )
@@ -337,7 +337,7 @@ def test_every_command_reads_a_run_of_a_module_that_is_named(
     cli.main(["sample", "run", "--count", "4", "--out", "a.npy", "--quiet", "--import", "own_nets"])
     assert np.load("a.npy").shape == (4, 2)
     cli.main(["energy", "run", "a.npy", "--import=own_nets"])
-    assert "outlier" in capsys.readouterr().out
+    assert "verdict" in capsys.readouterr().out
     cli.main(["report", "run", "--import", "own_nets"])
     with pytest.raises(SystemExit):
         cli.main(["sample", "run", "--import", "nowhere.nets"])

@@ -59,7 +59,7 @@ def make_dataset(
     DataFrames alone; discrete: whether chains move on sites; seed: of the division.
 
     >>> make_dataset(torch.zeros(10, 3, 8, 8, dtype=torch.uint8).random_()).domain
-    Domain(kind='box', shape=(3, 8, 8), lo=0, hi=1, classes=0)
+    Domain(kind='box', shape=(3, 8, 8), lo=0.0, hi=1.0, classes=0)
 
     Raises DataError for data that cannot be read or do not fit the domain.
     """

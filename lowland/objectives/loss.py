@@ -92,7 +92,7 @@ class Objective(ABC):
         >>> data = torch.randn(64, 2, generator=g)
         >>> context = lowland.objectives.PCD(steps=2).prepare(net, data, generator=g)
         >>> context.sampler, len(context.buffer), list(context.parameters())
-        (MALA(step_size=0.036, inv_mass_sqrt=None), 10000, [])
+        (MALA(step_size=0.043, inv_mass_sqrt=None), 10000, [])
         """
         return prepare_context(self, energy, x, generator, sampler)
 

@@ -24,7 +24,7 @@ MISSING = object()
 def describe_own(energy: Energy) -> Plain:
     """Return the plain values of an energy of the user's.
 
-    >>> describe_own(Function(torch.nn.Linear(2, 1)))["name"]
+    >>> describe_own(Function(nn.Linear(2, 1)))["name"]
     'torch.nn.modules.linear:Linear'
     """
     core = unwrap(energy)
@@ -53,7 +53,7 @@ def name_of(core: object) -> str:
 def read_arguments(module: nn.Module) -> Plain | None:
     """Return the constructor arguments of a module, but for a domain; None if they are not kept.
 
-    >>> read_arguments(torch.nn.SiLU())
+    >>> read_arguments(nn.SiLU())
     {'inplace': False}
     """
     try:
