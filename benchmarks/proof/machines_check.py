@@ -41,12 +41,13 @@ PICTURES = TINY | {
 
 def import_everything() -> str:
     """Import every module of lowland; return how many, and which want a package of an extra."""
-    package = importlib.import_module("lowland")
+    import lowland
+
     names, wanting = ["lowland"], []
-    for module in pkgutil.walk_packages(package.__path__, "lowland.", onerror=lambda name: None):
+    for module in pkgutil.walk_packages(lowland.__path__, "lowland.", onerror=lambda name: None):
         if not module.name.endswith("__main__"):
             names.append(module.name)
-    for source in sorted(Path(package.__path__[0]).rglob("*.py")):
+    for source in sorted(Path(lowland.__path__[0]).rglob("*.py")):
         compile(source.read_bytes(), source, "exec")  # what pip compiled says no warning again
     for name in names:
         try:

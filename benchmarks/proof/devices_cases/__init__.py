@@ -1,0 +1,1 @@
+"""What must give the same on every device: one list for the tests and for the script."""
