@@ -2,11 +2,20 @@
 
 import os
 import platform
-from importlib.util import find_spec
+import re
+import tomllib
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from lowland.devices import list_devices, pick_device
 from lowland.extras import EXTRAS
+from lowland.memory import available_bytes, memory_bound
 from lowland.run import versions
+
+if TYPE_CHECKING:
+    import torch
 
 IDX = tuple(
     f"{part}-{kind}-ubyte*" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
@@ -17,6 +26,8 @@ FILES = {  # of each set that is read from a folder of its name
     "cifar10": ("cifar-10-binary.tar.gz",),
     "cifar10-jpeg": ("train.parquet", "test.parquet"),
 }
+REQUIREMENT = re.compile(r"(?P<library>[\w.-]+)\s*(\[[^\]]*\])?(?P<wanted>[^;]*)(;.*)?")
+OF_EXTRA = re.compile(r"(?P<requirement>[^;]*);.*\bextra\s*==\s*['\"](?P<extra>[^'\"]+)['\"].*")
 
 
 def examine(root: str | Path | None = None) -> str:
@@ -40,13 +51,56 @@ def _versions() -> list[str]:
 
 
 def _devices() -> list[str]:
+    """Describe each device with its memory and whether bfloat16 is fast there, and which one "auto"
+    takes.
+    """
     import torch
 
-    cpu = f"  cpu        {os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
-    if not torch.cuda.is_available():
-        return [cpu, "  cuda       not available; everything runs on the CPU"]
-    names = map(torch.cuda.get_device_name, range(torch.cuda.device_count()))
-    return [cpu, *(f"  cuda:{i}     {name}" for i, name in enumerate(names))]
+    names = list_devices()
+    lines = [f"  {name:10} {_describe_device(torch.device(name))}" for name in names]
+    if not any(name.startswith("cuda") for name in names):
+        built, why = torch.version.cuda or torch.version.hip, "this torch is built without it"
+        if built:
+            why = f"this torch is built for {built} and finds no GPU with a driver that fits"
+        lines.append(f"  cuda       not available: {why}")
+    return [*lines, f"  auto       takes {pick_device()}"]
+
+
+def _describe_device(device: "torch.device") -> str:
+    import torch
+
+    words = [device.type]
+    if device.type == "cpu":
+        threads = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads used by torch"
+        memory = f"{available_bytes() / 2**30:.1f} of {memory_bound() / 2**30:.1f} GiB free"
+        words = [_name_cpu(), torch.backends.cpu.get_cpu_capability(), threads, memory]
+    elif device.type == "mps":
+        most = torch.mps.recommended_max_memory() / 2**30
+        words = ["Apple GPU", f"{most:.1f} GiB", "no float64: such statistics are the CPU's"]
+    elif device.type in ("cuda", "xpu"):
+        about = torch.get_device_module(device.type).get_device_properties(device)
+        words = [str(about.name), f"{about.total_memory / 2**30:.1f} GiB"]
+    try:
+        words.append(_describe_bfloat16(device))
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        words.append(f"cannot be used ({str(error).splitlines()[0][:100]})")
+    return ", ".join(words)
+
+
+def _describe_bfloat16(device: "torch.device") -> str:
+    from lowland.samplers.precision import faster_precision
+
+    fast = faster_precision(device.type) == "bfloat16"
+    return f"bfloat16 is {'faster' if fast else 'no faster'} than float32 here"
+
+
+def _name_cpu() -> str:
+    """Return the model of the CPU, or its architecture where the system does not tell it."""
+    with suppress(OSError, UnicodeDecodeError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _data(root: str | Path | None) -> list[str]:
@@ -86,10 +140,45 @@ def _holds_bytes(path: Path) -> bool:
 
 
 def _extras() -> list[str]:
+    """Describe every library of every extra: its version, or the command that installs it."""
+    uses = {extra.library: extra.use for extra in EXTRAS.values()}
     lines = []
-    for package, extra in EXTRAS.items():
-        state = f"missing: {extra.use}; {extra.command}"
-        if find_spec(package):
-            state = f"installed: {extra.use}"
-        lines.append(f"  {extra.library:12} {state}")
-    return lines
+    for extra, libraries in list_extras().items():
+        for library, wanted in libraries.items():
+            state = f"missing: pip install 'lowland[{extra}]'"
+            with suppress(PackageNotFoundError):
+                state = f"{version(library)} installed, {wanted or 'any'} wanted"
+            use = f"; {uses[library]}" if library in uses else ""
+            lines.append(f"  {extra:12} {library:16} {state}{use}")
+    return lines or ["  unknown: lowland is not installed as a package; pip install lowland"]
+
+
+def list_extras() -> dict[str, dict[str, str]]:
+    """List the extras of lowland, as its package says or pyproject.toml beside it: by extra, the
+    libraries with the versions that are wanted.
+
+    >>> "pyarrow" in list_extras()["parquet"]
+    True
+    """
+    found: dict[str, dict[str, str]] = {}
+    for extra, requirement in _read_requirements():
+        parts = REQUIREMENT.fullmatch(requirement.strip())
+        if parts:
+            found.setdefault(extra, {})[parts["library"].lower()] = parts["wanted"].strip()
+    return found
+
+
+def _read_requirements() -> list[tuple[str, str]]:
+    """Read pairs of an extra and a requirement: from pyproject.toml where lowland runs from its
+    source, else from what was installed.
+    """
+    source = Path(__file__).resolve().parents[1] / "pyproject.toml"
+    with suppress(OSError, tomllib.TOMLDecodeError, KeyError):
+        project = tomllib.loads(source.read_text(encoding="utf-8"))["project"]
+        if project["name"] == "lowland":
+            extras = project["optional-dependencies"]
+            return [(extra, one) for extra, several in extras.items() for one in several]
+    with suppress(PackageNotFoundError):
+        marked = [OF_EXTRA.fullmatch(one) for one in requires("lowland") or ()]
+        return [(one["extra"], one["requirement"]) for one in marked if one]
+    return []

@@ -1,17 +1,22 @@
 """The command line: quick help, one message for a mistake, nothing imported that is not needed."""
 
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
+import torch
 
 from lowland import __version__, cli, read_recipe
 from lowland.commands import runs
 from lowland.config import recipe_names
+from lowland.devices import pick_device
 
+ROOT = Path(__file__).parents[1]
 VERBS = list(cli.COMMANDS)
 HEAVY = (
     "torch",
@@ -252,16 +257,45 @@ def test_doctor_finds_data_in_a_root(
     assert f"found in {tmp_path / 'mnist'}" in command("doctor")[1]
 
 
-def test_doctor_says_which_part_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_lists_every_library_of_every_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From pyproject.toml or from what is installed, whichever there is; and says if neither is."""
+    from lowland import doctor
+    from lowland.extras import EXTRAS
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = project["optional-dependencies"]
+    extras = doctor.list_extras()
+    assert {extra: len(found) for extra, found in extras.items()} == {
+        extra: len(libraries) for extra, libraries in named.items()
+    }
+    assert all(one.library in extras[one.extra] for one in EXTRAS.values())
+    marked = [f'{one}; extra == "{extra}"' for extra in named for one in named[extra]]
+    monkeypatch.setattr(doctor, "__file__", "/nowhere/lowland/doctor.py")
+    monkeypatch.setattr(doctor, "requires", lambda name: ["torch>=2.6", *marked])
+    assert doctor.list_extras() == extras
+
+    def find(library: str) -> str:
+        if library == "zuko":
+            return "9.9"
+        raise doctor.PackageNotFoundError
+
+    monkeypatch.setattr(doctor, "version", find)
+    text = doctor.examine().partition("\nExtras\n")[2]
+    assert "zuko             9.9 installed, >=1.3 wanted" in text
+    assert "pyarrow          missing: pip install 'lowland[parquet]'; Parquet files" in text
+    monkeypatch.setattr(doctor, "requires", find)
+    assert "lowland is not installed as a package" in doctor.examine()
+
+
+def test_doctor_describes_each_device(sim: torch.device) -> None:
     from lowland import doctor
 
-    def extras() -> str:
-        return doctor.examine().partition("\nExtras\n")[2]
-
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-    assert "missing: Parquet files" in extras() and "pip install" in extras()
-    monkeypatch.setattr(doctor, "find_spec", lambda name: object())
-    assert "installed: Parquet files" in extras() and "missing" not in extras()
+    devices = doctor.examine().partition("\nDevices\n")[2].partition("\n\n")[0].splitlines()
+    cpu, other, *_, auto = devices
+    assert torch.backends.cpu.get_cpu_capability() in cpu and "GiB free" in cpu
+    assert re.search("bfloat16 is (faster|no faster) than float32 here", cpu)
+    assert other.split()[0] == str(sim) and "bfloat16 is" in other
+    assert auto == f"  auto       takes {pick_device()}"
 
 
 def test_doctor_says_how_to_get_data_that_are_not_here(

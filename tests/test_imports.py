@@ -138,7 +138,7 @@ ALLOWED: dict[str, set[str]] = {
     "trained": PUBLIC - {"report"},
     "evaluation": PUBLIC | {"trained"},
     "commands": PUBLIC | {"trained", "evaluation", "doctor", "pretrained"},
-    "doctor": {"extras", "run", "data", "devices", "samplers.precision"},
+    "doctor": {"extras", "run", "data", "devices", "samplers.precision", "memory"},
     "cli": {"commands", "launch", "registry", "plain", ""},
     "__main__": {"cli"},
     "testing": {"energy", "samplers", "targets"} | LEAVES,

@@ -170,7 +170,8 @@ def make(
     run = Run.create(path, recipe() if values is None else values)
     for i in range(1, steps + 1):
         run.log(row(10 * i, generator))
-        run.log({"step": 10 * i, "seconds": 4.0 * i}, "time.jsonl")
+        spent = {"step": 10 * i, "seconds": 4.0 * i, "device": "cuda:0"}
+        run.log(spent, "time.jsonl")
         for event in EVENTS if events else ():
             if event["step"] == 10 * i:
                 run.log(event)
@@ -345,6 +346,7 @@ def test_every_colour_of_the_plots_is_a_variable_of_the_page(page: Page) -> None
 def test_the_glossary_and_the_versions_are_there(page: Page) -> None:
     assert "lower by one is e times as likely" in page.text
     assert f"torch {torch.__version__}" in page.text
+    assert "Trained on cuda:0." in page.text
 
 
 # ------------------------------------------------------------------------------------------- images

@@ -6,6 +6,7 @@ whole or not at all.
 """
 
 import shlex
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ def describe(run: Run) -> dict[str, Any]:
         "evaluated": bool(values or arrays),
         "evaluation_time": evaluation_seconds and text.duration(evaluation_seconds),
         "sections": [section for section in sections if section is not None],
+        "devices": describe_devices(run.rows("time.jsonl"), values),
         "versions": [f"{key} {value}" for key, value in (header.get("versions") or {}).items()],
         "command": train_command(name, recipe),
         "directory": run.path.resolve().name,
@@ -129,6 +131,16 @@ def _describe_stale(run: Run, name: str) -> str:
 
 
 # ---- header --------------------------------------------------------------------------------------
+
+
+def describe_devices(rows: Rows, values: Mapping[str, object]) -> str:
+    """Say on which devices a run was trained and measured; empty for runs of before they were
+    logged.
+    """
+    trained = dict.fromkeys(str(row["device"]) for row in rows if row.get("device"))
+    words = [f"Trained on {' and then '.join(trained)}."] if trained else []
+    measured = [f"Measured on {values['device']}."] if values.get("device") else []
+    return " ".join([*words, *measured])
 
 
 def training_seconds(rows: Rows) -> float | None:
