@@ -129,7 +129,7 @@ class Energy(nn.Module):
         for name in self._row_names:
             rows = self._buffers[name]
             if rows is not None and rows.dim() and len(rows) > 1:
-                other._buffers[name] = rows[index]
+                other._buffers[name] = rows[index.to(rows.device)]
         return other
 
     # ---- algebra

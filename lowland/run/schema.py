@@ -144,12 +144,15 @@ def find_problem(
     return None
 
 
+TEXTS = ("health", "device")  # in rows of measurements
+
+
 def is_row(values: object) -> bool:
     """Tell whether values can be a row of a log: a table with a step and plain values."""
     if not isinstance(values, dict) or not _is_count(values.get("step")):
         return False
     event = "event" in values
-    return all(event or name == "health" or _is_measure(value) for name, value in values.items())
+    return all(event or name in TEXTS or _is_measure(value) for name, value in values.items())
 
 
 def _is_measure(value: object) -> bool:
