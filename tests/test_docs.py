@@ -200,7 +200,7 @@ def exact_answers() -> tuple[float, float, list[float]]:
     return mean, float((p * (x - mean) ** 2).sum()) ** 0.5, beyond
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_readme_prints_what_is_true(seed: int, tmp_path: Path) -> None:
     """Whatever the seed: printed numbers are rounded to 0.05; 4,000 draws err by 0.005."""
     printed = run_readme(tmp_path, seed)

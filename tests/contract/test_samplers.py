@@ -31,6 +31,7 @@ from lowland.testing.exact_checks import SITES, domain_of
 
 CASES = cases("sampler")
 SHIPPED = all_samplers()
+LEAVES = "sampling leaves no trace"
 every = pytest.mark.parametrize("case", CASES, ids=str)
 
 
@@ -46,9 +47,7 @@ def duties() -> list[tuple[str, Obligation]]:
     for name, sampler in SHIPPED.items():
         plain = name in registered("sampler")
         dear = any(word in name for word in ("NUTS", "Tempering", "Gibbs", "DMALA"))
-        more: dict[str, Any] = (
-            {"count": 4_000, "seeds": (0,)} if dear else {"count": 20_000, "seeds": (0, 1)}
-        )
+        more: dict[str, Any] = {"count": 4_000 if dear else 20_000, "seeds": (0,)}
         wanted = [*TARGETS] if plain else ["mixture", "truncated", "words", "holed classes"]
         for dtype in (torch.float32, torch.float64) if plain else (torch.float32,):
             found += [
@@ -69,8 +68,25 @@ def _only(names: list[str]) -> dict[str, Any]:
     return {name: TARGETS[name] for name in names}
 
 
+def marks(name: str, duty: Obligation) -> list[pytest.MarkDecorator]:
+    """Leave to the slow suite, and to benchmarks.proof.samplers, what others like it prove.
+
+    Tempering is proven around one sampler of each kind of space and around whole sweeps, arrival of
+    NUTS on a Gaussian, and sides of two sweeps by those of one.
+    """
+    late = name in ("Tempering of HMC", "Tempering of NUTS", "Tempering of GHMC")
+    late |= name == "Tempering of DMALA"
+    late |= name == "NUTS" and duty.check == "arrival" and duty.target != "gaussian"
+    late |= name == "BlockGibbs, 2 sweeps" and duty.check in ("any event shape", LEAVES)
+    return [pytest.mark.slow] if late else []
+
+
 @pytest.mark.parametrize(
-    ("name", "duty"), [pytest.param(name, duty, id=f"{name}: {duty}") for name, duty in duties()]
+    ("name", "duty"),
+    [
+        pytest.param(name, duty, id=f"{name}: {duty}", marks=marks(name, duty))
+        for name, duty in duties()
+    ],
 )
 def test_keeps_its_promises(name: str, duty: Obligation) -> None:
     row = duty.run()
