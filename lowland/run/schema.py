@@ -144,7 +144,7 @@ def find_problem(
     return None
 
 
-TEXTS = ("health", "device")  # in rows of measurements
+TEXT_COLUMNS = ("health", "device")  # in rows of measurements
 
 
 def is_row(values: object) -> bool:
@@ -152,7 +152,9 @@ def is_row(values: object) -> bool:
     if not isinstance(values, dict) or not _is_count(values.get("step")):
         return False
     event = "event" in values
-    return all(event or name in TEXTS or _is_measure(value) for name, value in values.items())
+    return all(
+        event or name in TEXT_COLUMNS or _is_measure(value) for name, value in values.items()
+    )
 
 
 def _is_measure(value: object) -> bool:
