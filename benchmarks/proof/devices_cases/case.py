@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-import lowland
+from lowland.domain import Domain
 from lowland.replay import ReplayBuffer
 from lowland.training import Session
 
@@ -75,7 +75,7 @@ def generator_on(device: torch.device, seed: int = 0) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed)
 
 
-def points_on(device: torch.device, domain: lowland.domain.Domain, count: int = 32) -> Tensor:
+def points_on(device: torch.device, domain: Domain, count: int = 32) -> Tensor:
     """Draw points of a domain on the CPU, the same for every device, and bring them there."""
     return domain.draw(count, generator_on(torch.device("cpu"), 7)).to(device)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lowland.nets.boltzmann import dbm, dbn, units, visible
+from lowland.nets import boltzmann
 
 PRODUCTS = ("aten::mm", "aten::bmm", "aten::addmm", "aten::convolution")
 
@@ -89,6 +89,6 @@ def _draw_coins(logits: Tensor, generator: torch.Generator) -> Tensor:
 def draw_alike(device: torch.device) -> Iterator[Twins]:
     """Let a device draw what the CPU draws, and the CPU draw as every other device does."""
     with ExitStack() as stack:
-        for module in (units, visible, dbm, dbn):
+        for module in (boltzmann.units, boltzmann.visible, boltzmann.dbm, boltzmann.dbn):
             stack.enter_context(patch.object(module, "coins", _draw_coins))
         yield stack.enter_context(Twins(device))

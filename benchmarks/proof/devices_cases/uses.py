@@ -164,17 +164,11 @@ def _detect(device: torch.device, folder: Path) -> Numbers:
 
 def _attack(device: torch.device, folder: Path) -> Numbers:
     net = seeded(NETS["MLP with classes"]).to(device)
-    x = points_on(device, lowland.real(3), 16)
-    found = lowland.objectives.adversarial.attack(
-        net,
-        x,
-        torch.arange(16, device=device) % 3,
-        epsilon=0.3,
-        steps=3,
-        step_size=0.1,
-        generator=generator_on(device),
-    )
-    return {"x": found}
+    x, y = points_on(device, lowland.real(3), 16), torch.arange(16, device=device) % 3
+    attack = lowland.robustness.PGD(steps=3, bounds=None)
+    return {
+        "x": attack(lambda at: -net.class_energies(at), x, y, 0.3, generator=generator_on(device))
+    }
 
 
 def _measure(device: torch.device, folder: Path) -> Numbers:
