@@ -94,24 +94,27 @@ class ReplayBuffer:
 
     def update(
         self, batch: BufferBatch, x: Tensor, steps: int, labels: Tensor | None = None
-    ) -> int:
+    ) -> Tensor:
         """Write moved points (and labels, if they moved too) back to the slots of a batch; return
-        how many points were not finite: those slots keep their old point.
+        how many points were not finite, a number () on the device: those slots keep their old
+        point.
         """
         # a sum is finite if all terms are, unless they overflow, and then x has left
-        finite = x.flatten(1).sum(1).isfinite()
-        if len(x) == self.capacity and not self.reinit_prob and bool(finite.all()):
-            self.x, self.age = x.detach(), self.age + steps
+        finite, slots, x = x.flatten(1).sum(1).isfinite(), batch.slots, x.detach()
+        if len(x) == self.capacity and not self.reinit_prob:  # all, in order; a batch holds the old
+            on_cpu = finite.device.type == "cpu"  # a GPU is not asked, it would wait
+            if not (on_cpu and bool(finite.all())):
+                x = torch.where(finite.view(-1, *[1] * (x.dim() - 1)), x, self.x)
+            self.x, self.age = x, torch.where(finite, self.age + steps, self.age)
             if self.labels is not None and labels is not None:
-                self.labels = labels
-            return 0
-        slots = batch.slots[finite]
-        self.x[slots] = x[finite].detach()
-        age = torch.where(batch.reinitialized, 0, self.age[batch.slots]) + steps
-        self.age[slots] = age[finite]
+                self.labels = torch.where(finite, labels, self.labels)
+            return (~finite).sum()
+        age = torch.where(batch.reinitialized, 0, self.age[slots]) + steps
+        self.x[slots] = torch.where(finite.view(-1, *[1] * (x.dim() - 1)), x, self.x[slots])
+        self.age[slots] = torch.where(finite, age, self.age[slots])
         if self.labels is not None and labels is not None:
-            self.labels[slots] = labels[finite]
-        return int((~finite).sum())
+            self.labels[slots] = torch.where(finite, labels, self.labels[slots])
+        return (~finite).sum()
 
     def reinit(self, share: float, generator: torch.Generator) -> int:
         """Reinitialize the oldest chains, a share of all (rounded up), in their slots; return how

@@ -89,6 +89,10 @@ def test_generators_belong_to_one_device(sim: torch.device) -> None:
     first = torch.randn(3, device=sim)
     torch.manual_seed(3)
     assert torch.equal(torch.randn(3, device=sim), first)
+    torch.manual_seed(3)
+    with torch.random.fork_rng():
+        torch.randn(3, device=sim)
+    assert torch.equal(torch.randn(3, device=sim), first)
 
 
 WAITS: dict[str, Callable[[Tensor], object]] = {

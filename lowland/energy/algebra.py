@@ -33,6 +33,7 @@ from lowland.energy.capabilities import (
     Paths,
 )
 from lowland.energy.gradient import by_autograd, call
+from lowland.energy.transfer import send
 from lowland.registry import Plain
 
 
@@ -358,7 +359,7 @@ class Given(Wrapper):
         """
         if c is not None:
             raise ValueError(BOUND_ALREADY)
-        bound = self.c
+        bound = send(self.c, x.device, x.dtype if self.c.is_floating_point() else None)
         if bound.dim() == 0:
             bound = bound.expand(len(x))
         elif len(bound) == 1:
@@ -368,7 +369,7 @@ class Given(Wrapper):
                 f"{len(x)} points met a condition of {len(bound)} rows; the condition needs one "
                 "row per point or one row for all; bind it anew with energy.given(c)"
             )
-        return bound.to(x) if bound.is_floating_point() else bound.to(x.device)
+        return bound
 
 
 def _expression(energies: Sequence[Energy], weights: Sequence[float]) -> Energy:

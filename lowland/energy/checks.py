@@ -13,6 +13,7 @@ from lowland.energy.gradient_checks import check_gradient
 from lowland.energy.independence import check_independent, evaluate_in_mode
 from lowland.energy.mixtures import Mixture
 from lowland.energy.points import check_finite, check_points, explain_mismatch
+from lowland.energy.transfer import wide_dtype, widen
 
 
 def check_energy(
@@ -137,8 +138,7 @@ def falls_far_out(energy: Energy, x: Tensor | None) -> bool:
     shape = energy.domain.shape if x is None else tuple(x.shape[1:])
     if not shape:
         return False
-    weights = (p for p in energy.parameters() if p.is_floating_point())
-    like = next(weights, torch.zeros(0, dtype=torch.float64))
+    like = _ask_type(energy, x)
     size = math.prod(shape)
     rays = _draw_rays(size)
     if x is None:
@@ -156,11 +156,24 @@ def falls_far_out(energy: Energy, x: Tensor | None) -> bool:
                 )
                 for r in FAR
             )
-            if bool(((far.double() - near.double()) / math.log(FAR[1] / FAR[0]) <= size).any()):
+            if bool(((widen(far) - widen(near)) / math.log(FAR[1] / FAR[0]) <= size).any()):
                 return True
     except (IndexError, RuntimeError, ValueError):
         pass  # a function that holds rows of its own, or tensors of another dtype or device
     return False
+
+
+def _ask_type(energy: Energy, x: Tensor | None) -> Tensor:
+    """Return an empty tensor of the dtype and on the device of the energy's weights; without any,
+    in the widest dtype, on the device of its other tensors or of the points.
+    """
+    weights = (p for p in energy.parameters() if p.is_floating_point())
+    found = next(weights, None)
+    if found is not None:
+        return found.new_empty(0)
+    places = (b.device for b in energy.buffers())
+    device = next(places, torch.device("cpu") if x is None else x.device)
+    return torch.empty(0, dtype=wide_dtype(device), device=device)
 
 
 def _draw_rays(size: int) -> Tensor:

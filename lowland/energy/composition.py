@@ -28,6 +28,7 @@ from lowland.energy.capabilities import (
     gibbs_of,
     labels_of,
 )
+from lowland.energy.transfer import constant
 from lowland.scalars import read_number
 
 if TYPE_CHECKING:
@@ -252,7 +253,12 @@ def mix(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
     """Return -log sum_k w_k exp(-values[k])."""
     stacked = torch.stack(list(values))
     shape = (-1,) + (1,) * (stacked.dim() - 1)
-    return -torch.logsumexp(stacked.new_tensor(weights).log().view(shape) - stacked, 0)
+    return -torch.logsumexp(log_weights(weights, stacked).view(shape) - stacked, 0)
+
+
+def log_weights(weights: Sequence[float], like: Tensor) -> Tensor:
+    """Return the logs of weights (K,) in the dtype and on the device of `like`."""
+    return constant(tuple(map(float, weights)), like.dtype, like.device).log()
 
 
 def mix_gibbs(terms: Terms) -> Gibbs | None:

@@ -20,6 +20,7 @@ from lowland.energy.algebra import Energy
 from lowland.energy.capabilities import ConditionLike, NoiseCondition
 from lowland.energy.gradient import WRITES, check_shape, differentiate
 from lowland.energy.independence import ATTEMPTS, copy_energy, is_plain
+from lowland.energy.transfer import widen
 from lowland.energy.views import view_module
 
 STEPS = (1e-2, 1e-3, 1e-4)  # h, in units of the width of the points and of 1
@@ -121,7 +122,7 @@ def _units(energy: Energy, x: Tensor) -> tuple[float, float]:
     """Return 1, or the width of a box, and the width of the points where it is not 0."""
     domain = energy.domain
     unit = 1.0 if domain.kind == "real" else domain.hi - domain.lo
-    width = float(x.double().std()) if x.numel() > 1 else 0.0
+    width = float(widen(x).std()) if x.numel() > 1 else 0.0
     return unit, width if 0 < width < math.inf else unit
 
 
@@ -135,7 +136,7 @@ def _compare_values(value: Tensor, own: Tensor) -> str | None:
     finite = value.isfinite() & own.isfinite()
     if not bool(finite.any()):
         return None
-    value, own = value[finite].double(), own[finite].double()
+    value, own = widen(value[finite]), widen(own[finite])
     rounding = torch.finfo(torch.float32).eps * 64 * value.abs().max()
     typical = (value - value.median()).abs().median()
     apart = float((value - own).abs().max())
@@ -194,10 +195,10 @@ def _compare(energy: Energy, x: Tensor, value: Tensor, score: Tensor, h: float) 
     for mask in _target_masks(energy, x):
         move = move * mask
     points = [x + t * move for t in (-2, -1, 1, 2)]
-    a, b, d, e = (_evaluate(energy, point).double() for point in points)
-    middle = value.double()
-    width = (points[2].double() - points[1].double()) / (2 * h)
-    derivative = -(score.double() * width).flatten(1).sum(1) if x.dim() > 1 else -score * width
+    a, b, d, e = (widen(_evaluate(energy, point)) for point in points)
+    middle = widen(value)
+    width = (widen(points[2]) - widen(points[1])) / (2 * h)
+    derivative = -(widen(score) * width).flatten(1).sum(1) if x.dim() > 1 else -score * width
     difference, wide = (d - b) / (2 * h), (e - a) / (4 * h)
     kink = (d - 2 * middle + b).abs() / h
     noise = (e - 4 * d + 6 * middle - 4 * b + a).abs()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lowland.energy.algebra import Combination, Energy, Function, Wrapper
 from lowland.energy.capabilities import ConditionLike
 from lowland.energy.gradient import WRITES, call, check_shape
+from lowland.energy.transfer import widen
 from lowland.energy.views import view_module
 
 SIZES = (1, 7, 33, 66)  # of batches: odd and even, on both sides of the widths of kernels
@@ -154,7 +155,7 @@ def _moves(energy: Energy, x: Tensor) -> list[Tensor]:
     """
     found = [energy.domain.elsewhere(x)]
     if energy.domain.kind == "real":
-        width = float(x.double().std()) if x.numel() > 1 else 1.0
+        width = float(widen(x).std()) if x.numel() > 1 else 1.0
         if width and not FAR_SCALES[0] < width < FAR_SCALES[1]:
             found.append(x + width)
     return found
@@ -172,7 +173,7 @@ def _move_others(energy: Energy, x: Tensor, value: Tensor, moved: Tensor) -> Ite
         after = _evaluate_elsewhere(energy, torch.where(wide, moved, x))
         if after is None:
             continue
-        difference = _typical(after[chosen].double() - value[chosen].double()) or _spread(value)
+        difference = _typical(widen(after[chosen]) - widen(value[chosen])) or _spread(value)
         rounding = MOVED_ROUNDINGS * _eps(value, x) * _level(value, after)
         allowed = MOVED_SHARE * difference + rounding + 1e-7
         size = _largest(value[~chosen], after[~chosen])
@@ -224,7 +225,7 @@ def _typical(differences: Tensor) -> float:
 
 def _spread(value: Tensor) -> float:
     """Return the median distance of energies from their median."""
-    return _typical(value.double() - value.double().median())
+    return _typical(widen(value) - widen(value).median())
 
 
 def _level(*values: Tensor) -> float:
@@ -243,5 +244,5 @@ def _largest(a: Tensor, b: Tensor) -> float:
     nor do two NaN.
     """
     same = (a == b) | (a.isnan() & b.isnan())
-    change = torch.where(same, 0.0, (a.double() - b.double()).abs())
+    change = torch.where(same, 0.0, (widen(a) - widen(b)).abs())
     return float(change.nan_to_num(torch.inf, torch.inf).max()) if len(a) else 0.0

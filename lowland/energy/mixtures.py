@@ -38,7 +38,7 @@ class Mixture(Combination):
             return by_autograd(self, x, c)
         pairs = [call(term.value_and_score, x, c) for term, _ in self.terms]
         values, scores = (torch.stack(found) for found in zip(*pairs, strict=True))
-        logs = values.new_tensor(self.weights).log().unsqueeze(1) - values
+        logs = known.log_weights(self.weights, values).unsqueeze(1) - values
         shares = logs.softmax(0).view(*logs.shape, *[1] * (x.dim() - 1))
         return -logs.logsumexp(0), (shares * scores).sum(0)
 

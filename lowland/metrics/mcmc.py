@@ -26,6 +26,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.samplers import Trace
 from lowland.scalars import read_integer, read_number
 
@@ -207,7 +208,7 @@ def _coordinates(x: Trace | Tensor, layout: str | None) -> tuple[Tensor, torch.S
 def _blocks(x: Tensor) -> Iterator[Tensor]:
     """Yield float64 pieces (some coordinates, chains, draws) of about MAX_BLOCK_SIZE numbers."""
     for part in x.split(max(MAX_BLOCK_SIZE // (len(x) * x.shape[1]), 1), dim=2):
-        yield part.permute(2, 1, 0).to(torch.float64, memory_format=torch.contiguous_format)
+        yield to_float64(part.permute(2, 1, 0).contiguous())
 
 
 def per_coordinate(

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from lowland.devices import float64_device, to_float64
 from lowland.samplers.kernel import HasStepSize, Info, Sampler, State
 from lowland.samplers.settings import LARGEST, SMALLEST
 
@@ -80,7 +81,7 @@ class StepSizeAdaptation:
         return cls(DualAveraging(math.log(sampler.step_size), target, shift=0.0))
 
     def __call__(self, sampler: Sampler, state: State, info: Info) -> Sampler:
-        self.averaging.update(info.acceptance_prob.double().mean().item())
+        self.averaging.update(to_float64(info.acceptance_prob).mean().item())
         return self.current(sampler)
 
     def current(self, sampler: Sampler) -> Sampler:
@@ -96,11 +97,12 @@ class RunningMoments:
 
     def __init__(self, shape: tuple[int, ...] = (), device: torch.device | None = None) -> None:
         self.count = 0
-        self.mean = self.squares = torch.zeros(shape, dtype=torch.float64, device=device)
+        place = None if device is None else float64_device(device)
+        self.mean = self.squares = torch.zeros(shape, dtype=torch.float64, device=place)
 
     def add(self, x: Tensor) -> None:
         """Take rows x (B, *event)."""
-        x = x.double()
+        x = to_float64(x)
         n, batch_mean = len(x), x.mean(0)
         delta, total = batch_mean - self.mean, self.count + n
         within = (x - batch_mean).square().sum(0)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import (
     Energy,
     Sum,
@@ -31,6 +32,7 @@ from lowland.energy import (
     freeze_all,
     lift,
 )
+from lowland.energy.transfer import wide_dtype, widen
 from lowland.samplers.anneal import one_each
 from lowland.samplers.caching import (
     CachingEnergy,
@@ -178,7 +180,7 @@ class _Walk:
             self.state = kernel.init(self.energy, x)
         check_values(self.state.energy, x)
         self.known = self.energy.last
-        self.log_weights = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        self.log_weights = torch.zeros(len(x), dtype=wide_dtype(x.device), device=x.device)
         self.diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self.num_grad_evals: int | Tensor = kernel.num_init_grad_evals
         self.rates: list[Tensor] = []
@@ -191,10 +193,10 @@ class _Walk:
         if known is not None and list(map(id, old.terms)) == list(map(id, new.terms)):
             state = kernel.init(PrecomputedEnergy(new, known), x)
             steps = [b - a for a, b in zip(old.weights, new.weights, strict=True)]
-            change = weighted_sum(steps, [value.double() for value in known.values])
+            change = weighted_sum(steps, [widen(value) for value in known.values])
         else:
             state = _enter(kernel, new, old, self.state)
-            change = state.energy.double() - self.state.energy.double()
+            change = widen(state.energy) - widen(self.state.energy)
             self.known = new.last
             self.num_grad_evals += kernel.num_init_grad_evals
         lost = self.log_weights == -math.inf
@@ -221,7 +223,7 @@ class _Walk:
 
     def move(self, steps: int, generator: torch.Generator) -> None:
         """Move the points under the current energy."""
-        rate = torch.zeros((), dtype=torch.float64, device=self.log_weights.device)
+        rate = self.log_weights.new_zeros(())
         moves = iterate(self.energy, self.kernel, self.state, steps, generator)
         for self.state, info in moves:
             self.known = self.energy.look_up(self.known, self.state.x)
@@ -230,7 +232,7 @@ class _Walk:
             self.num_grad_evals = self.num_grad_evals + (
                 self.kernel.num_grad_evals if paid is None else paid
             )
-            rate += info.acceptance_prob.double().mean() / steps
+            rate += widen(info.acceptance_prob).mean() / steps
         self.rates.append(rate)
 
     def result(self, steps: int) -> AISResult:
@@ -239,10 +241,10 @@ class _Walk:
         return AISResult(
             self.state.x,
             self.log_weights,
-            tuple(rate.item() for rate in self.rates),
+            tuple(torch.stack(self.rates).tolist()) if self.rates else (),
             self.diverged,
             steps * len(self.rates),
-            float(torch.as_tensor(self.num_grad_evals).double().mean()),
+            float(to_float64(torch.as_tensor(self.num_grad_evals)).mean()),
             torch.cat(self.totals) - math.log(len(self.log_weights)),
         )
 

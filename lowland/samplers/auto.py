@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import Energy, gibbs_of
 from lowland.samplers.discrete import DMALA, BlockGibbs, GibbsWithGradients
 from lowland.samplers.hmc import HMC
@@ -57,7 +58,7 @@ def effective(draws: Tensor, energies: Tensor) -> tuple[float, bool]:
     draws: whole chains where there are enough of them, parts of chains where there are few. Stuck
     chains count as slow.
     """
-    values = torch.cat([draws.flatten(2), energies.unsqueeze(2)], 2).double()
+    values = to_float64(torch.cat([draws.flatten(2), energies.unsqueeze(2)], 2))
     steps, chains = values.shape[:2]
     parts = min(max(STRETCHES // chains, 1), steps)
     length = steps // parts

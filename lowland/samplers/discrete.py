@@ -8,6 +8,7 @@ With d(x)_{i,k} ≈ E(x) − E(x with x_i = k), exact where E is linear in every
 proportion to exp(d / 2): locally balanced proposals, which need no tuning of their greed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lowland.energy import Energy, Function, gibbs_of
+from lowland.energy.transfer import send
 from lowland.registry import register
 from lowland.samplers.kernel import (
     DISCRETE,
@@ -98,11 +100,24 @@ def coloring_of(energy: Energy, x: Tensor) -> Tensor:
     """Return the coloring (n, *event) that the energy declares, or one color per site."""
     coloring = gibbs_of(energy).coloring
     if coloring is not None:
-        return coloring.to(x.device)
+        return send(coloring, x.device)
     return torch.eye(x[0].numel(), dtype=torch.bool, device=x.device).view(-1, *x.shape[1:])
 
 
-def conditional_of(energy: Energy, x: Tensor, color: Tensor) -> Tensor:
+def list_sites(energy: Energy, coloring: Tensor) -> list[list[int]]:
+    """List the sites of each color, flattened, where conditionals are differences of energies; no
+    sites where the energy declares its conditionals.
+    """
+    gibbs = gibbs_of(energy)
+    if gibbs.conditional is not None:
+        return [[]] * len(coloring)
+    if gibbs.coloring is None:  # known without asking a GPU
+        return [[site] for site in range(len(coloring))]
+    marks = gibbs.coloring.flatten(1).tolist()
+    return [[site for site, member in enumerate(row) if member] for row in marks]
+
+
+def conditional_of(energy: Energy, x: Tensor, sites: Sequence[int]) -> Tensor:
     """Return conditionals of the sites of one color, as declared or by differences of energies.
 
     The differences take K evaluations of every site of the color; energies that know better define
@@ -114,7 +129,6 @@ def conditional_of(energy: Energy, x: Tensor, color: Tensor) -> Tensor:
     if conditional is not None:
         return conditional(x)
     classes = 2 if energy.domain.kind == "binary" else energy.domain.classes
-    sites = color.flatten().nonzero().squeeze(1)
     logits = x.new_zeros(len(x), x[0].numel(), classes)
     for site in sites:
         for k in range(classes):
@@ -195,8 +209,10 @@ class BlockGibbs(Sampler):
                 "Gibbs of its own at this temperature; it needs one, or discrete sites; use MALA, "
                 "HMC or NUTS"
             )
-        for color in [*coloring_of(energy, x)] * self.sweeps:
-            logits = conditional_of(energy, x, color)
+        coloring = coloring_of(energy, x)
+        colors = [*zip(coloring, list_sites(energy, coloring), strict=True)]
+        for color, sites in colors * self.sweeps:
+            logits = conditional_of(energy, x, sites)
             x = torch.where(
                 color, draw_conditional(logits, energy.domain.kind == "binary", generator), x
             )

@@ -9,13 +9,13 @@ flattened, in units of x; moves are made in x / S, where the distribution is rou
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from lowland.energy import Energy, differentiate, score_alone
+from lowland.energy.transfer import constant
 from lowland.samplers.rescue import NUMERICAL, evaluate_rows
 
 CONTINUOUS = ("real", "box")
@@ -200,13 +200,6 @@ def stride(step_size: float | Tensor, inv_mass_sqrt: Sequence[float] | None, x: 
             "needs one per coordinate, flattened; correct it, or let tune find it"
         )
     return step * constant(tuple(inv_mass_sqrt), x.dtype, x.device).view(x.shape[1:])
-
-
-@lru_cache(maxsize=64)
-def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Make a tensor of settings once per device: a copy in every step would make a GPU wait."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def add_scaled(x: Tensor, direction: Tensor, stride: float | Tensor) -> Tensor:

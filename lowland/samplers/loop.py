@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import (
     Energy,
     check_gradient,
@@ -20,6 +21,7 @@ from lowland.energy import (
     gibbs_of,
     lift,
 )
+from lowland.energy.transfer import wide_dtype
 from lowland.samplers.acceleration import accelerate
 from lowland.samplers.adaptation import Adaptation
 from lowland.samplers.discrete import BlockGibbs
@@ -223,7 +225,7 @@ def run_chains(
                 state = sampler.init(energy, x)
             num_grad_evals += sampler.num_init_grad_evals
         recordings = [(recorder.name, recorder.start(state, steps)) for recorder in recorders]
-        accepted = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        accepted = torch.zeros(len(x), dtype=wide_dtype(x.device), device=x.device)
         diverged = torch.zeros(len(x), dtype=torch.long, device=x.device)
         moves = iterate(energy, sampler, state, steps, generator, adapt)
         for step, (state, info) in enumerate(moves, 1):
@@ -237,7 +239,7 @@ def run_chains(
                 progress(1)
     records = {name: recording.result() for name, recording in recordings}
     if isinstance(num_grad_evals, Tensor):
-        paid = num_grad_evals.double().mean().item()
+        paid = to_float64(num_grad_evals).mean().item()
     else:
         paid = num_grad_evals
     acceptance = (accepted / max(steps, 1)).to(state.energy.dtype)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import (
     Energy,
     check_energy,
@@ -162,7 +163,7 @@ def geometric_schedule(high: float, low: float, count: int) -> tuple[float, ...]
 
 def _default_schedule(energies: Tensor, x: Tensor) -> tuple[float, ...]:
     """Choose temperatures on the scale of what a change of one number of x changes the energy."""
-    deviation, size = energies.double().std(correction=0).item(), energies.abs().max().item()
+    deviation, size = to_float64(energies).std(correction=0).item(), energies.abs().max().item()
     if not deviation > 1e-6 * size:
         raise ValueError(
             f"the {len(x)} starting points all have one energy; the temperatures are read off "

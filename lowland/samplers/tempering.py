@@ -16,13 +16,13 @@ from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Wrapper, gibbs
 from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.energy.composition import share_targets
 from lowland.energy.gradient import call
+from lowland.energy.transfer import constant, wide_dtype, widen
 from lowland.registry import register
 from lowland.samplers.discrete import BlockState, evaluate_points
 from lowland.samplers.kernel import (
     HasStepSize,
     Info,
     Sampler,
-    constant,
     describe_sampler,
     per_row,
     uniform_like,
@@ -257,7 +257,7 @@ class ParallelTempering(Sampler):
 
     def _departure(self, x: Tensor) -> Tempering:
         size = len(x)
-        pairs = x.new_zeros(self.num_replicas - 1, dtype=torch.float64)
+        pairs = x.new_zeros(self.num_replicas - 1, dtype=wide_dtype(x.device))
         trips = x.new_zeros(size, dtype=torch.long)
         direction = x.new_zeros(self.num_replicas, size, dtype=torch.long)
         direction[0] = 1
@@ -330,8 +330,8 @@ class ParallelTempering(Sampler):
         way = _count_trips(
             state.tempering,
             source,
-            (chance * active).double().sum(1),
-            active.squeeze(1).double() * size,
+            widen(chance * active).sum(1),
+            widen(active.squeeze(1)) * size,
         )
         cold = replicas.energy[:size] / betas[0]
         return TemperedState(replicas.x[:size], cold, replicas, state.sweeps + 1, way, state.local)

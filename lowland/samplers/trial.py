@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import Energy
 from lowland.energy.checks import falls_far_out
 from lowland.samplers.kernel import DISCRETE, Sampler
@@ -45,7 +46,7 @@ def restart_trapped(energy: Energy, sampler: Sampler, state: Any, moved: Tensor,
     moved (B,): moves to be expected of each chain lately; seed: of the choice among the others.
     """
     rest = moved < AT_REST
-    if not bool(rest.any()) or rest.double().mean().item() > 0.5:
+    if not bool(rest.any()) or to_float64(rest).mean().item() > 0.5:
         return state
     others = (~rest).nonzero().squeeze(1)
     g = torch.Generator().manual_seed(seed)
@@ -71,7 +72,7 @@ def free_chains(
         g = torch.Generator(x.device)
         g.set_state(generator.get_state())
         trace = run_chains(energy, tried, x, length, generator=g)
-        trapped = int((trace.acceptance.double() * length < AT_REST).sum())
+        trapped = int((to_float64(trace.acceptance) * length < AT_REST).sum())
         since += 1
         if trapped < fewest:
             best, fewest, since = tried, trapped, 0

@@ -5,6 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import Energy
 from lowland.samplers.doors import resolves
 from lowland.samplers.kernel import DISCRETE, Sampler
@@ -49,7 +50,7 @@ def warn_of_run(
     if steps == 0:
         return
     name, notes = type(sampler).__name__, []
-    rest, refused = acceptance.double() * steps < AT_REST, int(diverged.sum())
+    rest, refused = to_float64(acceptance) * steps < AT_REST, int(diverged.sum())
     still, total = int(rest.sum()), len(x)
     if bool((diverged >= steps).all()):
         notes.append("every proposal was non-finite, so all chains are where they began")

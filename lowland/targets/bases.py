@@ -20,6 +20,7 @@ from lowland.domain import Domain, binary, categorical, real
 from lowland.energy import ConditionLike, Energy, Gibbs
 from lowland.energy.scales import measure_columns
 from lowland.energy.sizes import read_numbers
+from lowland.energy.transfer import widen
 from lowland.registry import Plain
 from lowland.scalars import read_integer
 from lowland.targets.continuous import Gaussian
@@ -122,9 +123,9 @@ class Bernoulli(Energy):
         self, count: int, generator: torch.Generator, dtype: torch.dtype | None = None
     ) -> Tensor:
         """Draw exactly (count, *event)."""
-        p = torch.sigmoid(self.logits.double())
+        p = torch.sigmoid(widen(self.logits))
         shape = (read_integer("count", count, least=0), *self.domain.shape)
-        u = torch.rand(shape, generator=generator, device=p.device, dtype=torch.float64)
+        u = torch.rand(shape, generator=generator, device=p.device, dtype=p.dtype)
         return (u < p).to(dtype or torch.get_default_dtype())
 
 
@@ -177,7 +178,7 @@ class Categorical(Energy):
     ) -> Tensor:
         """Draw exactly (count, *event)."""
         count = read_integer("count", count, least=0)
-        p = self.logits.double().softmax(-1)
+        p = widen(self.logits).softmax(-1)
         drawn = torch.multinomial(p.flatten(0, -2), count, replacement=True, generator=generator)
         return drawn.T.reshape(count, *self.domain.shape).to(dtype or torch.get_default_dtype())
 
@@ -266,7 +267,7 @@ def fit_base(domain: Domain, data: Tensor | None = None) -> BaseDistribution:
             f"{came} came to fit a base measure on {domain}; it needs at least two points of that "
             "event shape on the real line; pass data, or a base with exact draws and log_z"
         )
-    x, n = data.double().cpu(), len(data)
+    x, n = data.cpu().double(), len(data)
     if domain.kind == "binary":
         return Bernoulli((x.sum(0) + 1) / (n + 2)).to(data.device)
     if domain.kind == "categorical":

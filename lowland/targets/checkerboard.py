@@ -165,14 +165,16 @@ def _degrees(
     rows: int, columns: int, rings: tuple[bool, bool], like: Tensor
 ) -> list[tuple[int, Tensor | None]]:
     """List numbers of neighbours, each with a mask of sites (rows, columns, 1), None for all."""
-    sides = []
+    sides, counts = [], []
     for n, ring in zip((rows, columns), rings, strict=True):
         side = torch.full((n,), 2, device=like.device)
+        ends = 2 if ring else 1 - (n == 1)  # neighbours of the first and of the last site
         if not ring:
             side[0] -= 1
             side[-1] -= 1
         sides.append(side)
-    found = sorted({a + b for a in sides[0].tolist() for b in sides[1].tolist()})
+        counts.append({ends, 2} if n > 2 else {ends})
+    found = sorted({a + b for a in counts[0] for b in counts[1]})  # without asking the device
     if len(found) == 1 and columns % 2 == 0:
         return [(found[0], None)]
     degree = (sides[0][:, None] + sides[1]).unsqueeze(2)

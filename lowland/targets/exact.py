@@ -18,6 +18,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lowland.energy.transfer import wide_dtype
+
 MAX_SLICE_STATES = 4096  # of a slice: the transfer matrix then takes 128 MB
 MAX_TRANSFER_NUMBERS = 2**26  # in the powers of the transfer matrix that draws need: 512 MB
 
@@ -197,6 +199,7 @@ def _power(step: Scaled, exponent: int) -> Scaled:
 def _choose(weights: Tensor, generator: torch.Generator) -> Tensor:
     """Draw an index for each row of weights (count, S), by inversion; never one of weight 0."""
     steps, device = weights.cumsum(1), generator.device
-    u = torch.rand(len(steps), 1, generator=generator, device=device, dtype=torch.float64).cpu()
+    wide = wide_dtype(device)
+    u = torch.rand(len(steps), 1, generator=generator, device=device, dtype=wide).cpu().double()
     found = torch.searchsorted(steps, u * steps[:, -1:], right=True)
     return found.squeeze(1).clamp(max=steps.shape[1] - 1)

@@ -32,6 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.energy.transfer import wide_dtype
 from lowland.scalars import read_integer
 from lowland.targets.checkerboard import Colour, Degrees, Neighbours, join, pack, split, unpack
 
@@ -240,15 +241,15 @@ def _finish(
 
     One chain of each word at a time, that of its lowest bit; few words hold a second one.
     """
-    flat = [mask.view(-1) for mask in classes]
+    flat, wide = [mask.view(-1) for mask in classes], wide_dtype(left.device)
     index = left.view(-1).nonzero().squeeze(1)
     rest = left.view(-1).index_select(0, index)
     while len(index):
         lowest = rest & -rest
-        limit = torch.full_like(rest, rests[-1], dtype=torch.float64)
+        limit = torch.full_like(rest, rests[-1], dtype=wide)
         for mask, share in zip(flat[:-1], rests[:-1], strict=True):
             limit = torch.where(mask.index_select(0, index) & lowest != 0, share, limit)
-        u = torch.rand(len(index), generator=generator, device=left.device, dtype=torch.float64)
+        u = torch.rand(len(index), generator=generator, device=left.device, dtype=wide)
         # a bit that is not yet set: + is |
         below.view(-1).index_add_(0, index, (u < limit) * lowest)
         rest ^= lowest

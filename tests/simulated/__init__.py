@@ -20,17 +20,34 @@ Take the fixture `sim` (or `sim32`, which has no float64, like MPS); it is a `to
 - `torch.sim` and `torch.accelerator` know of the device only inside the fixture. `pin_memory`
   works there. Backward runs in the calling thread. Where torch is too old the fixture skips.
 
+- `compare_devices(run, sim)` runs `run(device, generator)` on both devices and compares all
+  numbers in the results.
+- `PERMITTED` is the table of synchronisations that a step may cost; `excess(grown, steps,
+  [permission, ...])` lists what it does not permit.
+
     with count_synchronisations() as record:
         run()
     assert not record.waits, record
 """
 
 from simulated.backend import simulate
+from simulated.comparison import compare_devices
 from simulated.counting import (
     Place,
     Record,
     count_per_step,
     count_synchronisations,
 )
+from simulated.permitted import PERMITTED, Permission, excess
 
-__all__ = ["Place", "Record", "count_per_step", "count_synchronisations", "simulate"]
+__all__ = [
+    "PERMITTED",
+    "Permission",
+    "Place",
+    "Record",
+    "compare_devices",
+    "count_per_step",
+    "count_synchronisations",
+    "excess",
+    "simulate",
+]

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from lowland import devices
 from simulated.device import NAME, State
 from simulated.generators import Generator, find_offset, make_generator
 from simulated.kernels import register_kernels
@@ -28,13 +29,24 @@ class Module:
         return 0
 
     def device_count(self) -> int:
-        return 1
+        return int(State.active)
 
     def _is_in_bad_fork(self) -> bool:
         return False
 
     def manual_seed_all(self, seed: int) -> None:
         State.generator = make_generator(seed)
+
+    def manual_seed(self, seed: int) -> None:
+        self.manual_seed_all(seed)
+
+    def get_rng_state(self, device: object = None) -> torch.Tensor:
+        assert State.generator is not None
+        return State.generator.get_state()
+
+    def set_rng_state(self, state: torch.Tensor, device: object = None) -> None:
+        assert State.generator is not None
+        State.generator.set_state(state)
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
@@ -119,6 +131,12 @@ def _run_backward(*args: object, **kwargs: object) -> object:
 _ORIGINAL_BACKWARD = torch.autograd.graph._engine_run_backward
 
 
+def _forget_devices() -> None:
+    """Clear what lowland remembers of devices: the next one may have float64, or be gone."""
+    devices._find_trouble.cache_clear()
+    devices.has_float64.cache_clear()
+
+
 @contextmanager
 def simulate(float64: bool = True, threads: bool = False) -> Iterator[torch.device]:
     """Switch the device on, with or without float64, and yield its name for torch.
@@ -138,7 +156,9 @@ def simulate(float64: bool = True, threads: bool = False) -> Iterator[torch.devi
         patch.setattr(torch.Tensor, "__deepcopy__", _deepcopy)
         patch.setattr(torch.Tensor, "pin_memory", _pin)
         patch.setattr(torch.Tensor, "is_pinned", _is_pinned)
+        _forget_devices()
         if not threads:
             patch.setattr(torch.autograd, "_engine_run_backward", _run_backward)
         yield torch.device(NAME, 0)
     _PINNED.clear()
+    _forget_devices()

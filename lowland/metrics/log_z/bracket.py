@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import Energy, Paths, Sum, check_normalisable, lift
 from lowland.metrics.log_z.certificate import Direction, LogZ, bennett, ends, interval, objections
 from lowland.metrics.log_z.enumeration import countable, sum_states
@@ -263,7 +264,7 @@ def _reverse_start(
     mixing = 1.0  # a constant energy is the same in all chains
     if bool((late != late[0, 0]).any()):
         mixing = rhat(late, layout="draws chains ...").item()
-    return _Started(trace.x, words, mixing, _apart(late.double().mean(0), from_data))
+    return _Started(trace.x, words, mixing, _apart(to_float64(late).mean(0), from_data))
 
 
 def _apart(means: Tensor, from_data: int) -> float | None:
@@ -344,7 +345,7 @@ def _direction(run: AISResult, start: float, sign: int, generator: torch.Generat
         *ends,
         run.ess,
         sum(run.acceptance) / max(len(run.acceptance), 1),
-        run.diverged.double().mean().item() / max(run.moves, 1),
+        to_float64(run.diverged).mean().item() / max(run.moves, 1),
         int((run.log_weights == -math.inf).sum()),
         tuple(curve.tolist()),
     )

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.energy.transfer import widen
 from lowland.plain import to_plain
 
 # of each end: twice that is 1 %, which leaves 4 % to few weights, skewness and bootstrap
@@ -149,7 +150,7 @@ class LogZ:
 
 def log_mean(log_weights: Tensor) -> Tensor:
     """Return the log of the mean of exp(log_weights) over the last axis, in float64."""
-    return log_weights.double().logsumexp(-1) - math.log(log_weights.shape[-1])
+    return widen(log_weights).logsumexp(-1) - math.log(log_weights.shape[-1])
 
 
 def bootstrap(
@@ -189,8 +190,8 @@ def bennett(up: Tensor, down: Tensor) -> tuple[float, float]:
     >>> abs(value - 3) < 5 * error < 0.2
     True
     """
-    up, shift = up.double(), math.log(len(down) / len(up))
-    ends, low, high = -down.double(), -math.inf, math.inf
+    up, shift = widen(up), math.log(len(down) / len(up))
+    ends, low, high = -widen(down), -math.inf, math.inf
     finite = torch.cat([up[up.isfinite()], ends[ends.isfinite()]])
     if not len(finite):
         return math.nan, math.inf

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.devices import float64_device, to_float64
 from lowland.energy import Energy, freeze, latent_of
 
 MAX_STATES = 2**24
@@ -100,7 +101,7 @@ def sum_states(energy: Energy, progress: Callable[[int], object] | None = None) 
 
 def _log_sum(energy: Energy, x: Tensor) -> Tensor:
     """Return log Σ exp(−E) over a block, float64; a state of infinite energy has no weight."""
-    value = energy(x).double()
+    value = to_float64(energy(x))
     lost = int((value.isnan() | (value == -math.inf)).sum())
     if lost:
         raise ValueError(
@@ -118,8 +119,8 @@ def _in_double(energy: Energy) -> tuple[Energy, torch.dtype]:
     """Return a copy that computes in float64, or the energy as it is where it cannot: a plain
     function may hold float32 numbers.
     """
-    wide = copy.deepcopy(energy).double()
-    x = torch.zeros(1, *energy.domain.shape, dtype=torch.float64, device=_device(energy))
+    wide = copy.deepcopy(energy).to(float64_device(_device(energy))).double()
+    x = torch.zeros(1, *energy.domain.shape, dtype=torch.float64, device=_device(wide))
     try:
         wide(x)
     except RuntimeError:

@@ -22,7 +22,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lowland.devices import to_float64
 from lowland.energy import Energy, freeze, gibbs_of
+from lowland.energy.transfer import wide_dtype, widen
 from lowland.samplers import DMALA, HMC, BlockGibbs, Sampler
 from lowland.samplers.adaptation import StepSizeAdaptation, log_deviations
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE, HasMetric
@@ -119,13 +121,13 @@ def place_betas(at: Sequence[float], lengths: Sequence[float], steps: int) -> li
 
 def dispersion(log_weights: Tensor) -> float:
     """Compute s = √log(mean w² / (mean w)²): 0 for equal weights, at most √log B."""
-    total = log_weights.double()
+    total = to_float64(log_weights)
     both = (2 * total).logsumexp(0) - 2 * total.logsumexp(0) + math.log(len(total))
     return math.sqrt(max(both.item(), 0.0)) if both.isfinite() else math.inf
 
 
 def _pilot(path: Path, sampler: Sampler, x: Tensor, generator: torch.Generator) -> list[Stage]:
-    beta, delta, log_w = 0.0, 1e-2, torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    beta, delta, log_w = 0.0, 1e-2, torch.zeros(len(x), dtype=wide_dtype(x.device), device=x.device)
     stages: list[Stage] = []
     correlations = [0.0]  # of increments before and after the moves of each stage
     points = _Population(sampler, x)
@@ -153,7 +155,7 @@ def _pilot(path: Path, sampler: Sampler, x: Tensor, generator: torch.Generator) 
 def _increments(step: Sequence[Energy], x: Tensor) -> Tensor:
     """Compute E_β'(x) − E_β(x), (B,)."""
     with torch.no_grad(), freeze(step[0]) as old, freeze(step[1]) as new:
-        return (new(x) - old(x)).double()
+        return widen(new(x) - old(x))
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
@@ -178,8 +180,8 @@ def _stage(
     for _ in range(60):
         old, new = path((beta, min(beta + delta, 1.0)))
         with torch.no_grad(), freeze(old) as old, freeze(new) as new:
-            value = new(x).double()
-            log_w = torch.where(value == math.inf, -math.inf, old(x).double() - value)
+            value = widen(new(x))
+            log_w = torch.where(value == math.inf, -math.inf, widen(old(x)) - value)
         if bool(log_w.isnan().any()):
             raise ValueError(
                 f"{int(log_w.isnan().sum())} of {len(x)} energies on the path are not numbers at β "
@@ -202,7 +204,7 @@ def _systematic(log_w: Tensor, generator: torch.Generator) -> Tensor:
     """Resample by systematic sampling: indices (B,) of points, each in proportion to its weight."""
     n = len(log_w)
     u = (
-        torch.rand(1, generator=generator, device=log_w.device, dtype=torch.float64)
+        torch.rand(1, generator=generator, device=log_w.device, dtype=log_w.dtype)
         + torch.arange(n, device=log_w.device)
     ) / n
     return torch.searchsorted(log_w.softmax(0).cumsum(0), u).clamp(max=n - 1)
@@ -228,7 +230,7 @@ class _Population:
         """
         if self.adapt is None or self.own_metric or self.x[0].numel() == 1:
             return None
-        return log_deviations(self.x.double().flatten(1).var(0), len(self.x))
+        return log_deviations(to_float64(self.x).flatten(1).var(0), len(self.x))
 
     def move(self, energy: Energy, moves: int, generator: torch.Generator) -> None:
         """Move under an energy while the step size adapts."""
@@ -245,7 +247,7 @@ class _Population:
         if energy.domain.kind == "box":
             return energy.domain.hi - energy.domain.lo
         if energy.domain.kind == "real":
-            return 10 * self.x.double().std().clamp(min=1e-6).item()
+            return 10 * to_float64(self.x).std().clamp(min=1e-6).item()
         return LONGEST_DISCRETE_STEP
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, freeze
+from lowland.energy.transfer import widen
 from lowland.samplers import Sampler
 from lowland.samplers.adaptation import StepSizeAdaptation
 from lowland.samplers.loop import iterate, last_state
@@ -40,8 +41,8 @@ def object_to_tails(energy: Energy, x: Tensor) -> list[str]:
     ray = ray / torch.where(length > 0, length, 1.0) * spread
     try:
         with torch.no_grad(), freeze(energy) as still:
-            near = still(x).double()
-            far = torch.stack([still(middle + r * ray).double() for r in DISTANCES])
+            near = widen(still(x))
+            far = torch.stack([widen(still(middle + r * ray)) for r in DISTANCES])
     except (RuntimeError, ValueError):  # an energy need not be defined so far out
         return []
     near, lowest = near[near.isfinite()], far.nan_to_num(math.inf, math.inf, -math.inf).amin()
@@ -79,7 +80,7 @@ def object_to_modes(around: Tensor, ends: Tensor, log_weights: Tensor) -> list[s
     around: (K, n, *event), points of each mode; ends (B, *event) with log weights (B,). A mode
     reaches one and a half times as far from its middle as its farthest point.
     """
-    modes, points = around.double().flatten(2), ends[log_weights.isfinite()].double().flatten(1)
+    modes, points = widen(around).flatten(2), widen(ends[log_weights.isfinite()]).flatten(1)
     scale = modes.flatten(0, 1).std(0)
     scale = torch.where(scale > 0, scale, 1.0)
     middles = modes.mean(1)
