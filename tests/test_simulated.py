@@ -3,12 +3,13 @@
 import copy
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from simulated import count_per_step, count_synchronisations, simulate
+from simulated import count_per_step, count_synchronisations, excess, permitted, simulate
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jvp, vmap
 
@@ -325,7 +326,7 @@ def test_the_device_is_gone_outside_its_fixture() -> None:
 
 THREADS = """
 import threading, torch
-from simulated import simulate
+from simulated import count_per_step, count_synchronisations, excess, permitted, simulate
 with simulate(threads=True) as sim:
     seen = []
     x = torch.ones(3, device=sim, requires_grad=True)
@@ -348,3 +349,19 @@ def test_backward_works_in_the_thread_of_the_device() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_prints_the_table_of_permitted_synchronisations() -> None:
+    page = (permitted.PAGE).read_text(encoding="utf-8")
+    assert permitted.write_table() in page, (
+        "docs/devices.md is stale; write it anew: cd tests; python -m simulated.permitted"
+    )
+
+
+def test_a_permission_is_for_its_own_places_and_no_more_than_it_says() -> None:
+    inside = permitted.Place("item", "samplers/caching.py", "CachingEnergy.look_up", 1)
+    outside = permitted.Place("item", "samplers/ais.py", "ais", 1)
+    assert not excess(Counter({inside: 4}), 4, [permitted.AIS])
+    assert excess(Counter({inside: 4}), 4, [])
+    assert excess(Counter({inside: 9}), 4, [permitted.AIS])
+    assert excess(Counter({outside: 1}), 4, [permitted.AIS])

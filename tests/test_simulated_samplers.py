@@ -3,70 +3,32 @@ stay there and are those of the CPU, and a step waits for nothing but what the t
 """
 
 import copy
-import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from simulated import Permission, compare_devices, count_per_step, excess
+from simulated.permitted import (
+    NUTS as NUTS_WAITS,
+)
 from torch import Tensor
 
 from lowland import (
-    DMALA,
-    HMC,
     MALA,
-    NUTS,
     BlockGibbs,
     Energy,
     Function,
-    Langevin,
-    ParallelTempering,
-    ReplayBuffer,
-    ShortRun,
-    binary,
     box,
-    categorical,
     real,
     sample,
-    tune,
 )
 from lowland.registry import registered
 from lowland.samplers import (
-    GHMC,
-    ConditionalEnergy,
-    Draws,
-    Energies,
-    Frames,
-    Lowest,
-    Moments,
     Sampler,
-    ais,
-    anneal,
-    denoise,
-    diffusion_recovery_sample,
-    geometric_path,
-    geometric_schedule,
-    karras_sigmas,
-    multiscale_sample,
-    predictor_corrector,
-    probability_flow,
-    scale_step_sizes,
-    sde_dpm_solver,
-    simulated_annealing,
-    vp_to_ve,
 )
-from lowland.targets import Gaussian, GaussianMixture, Ising, MaxCut, Potts
+from lowland.targets import Gaussian, GaussianMixture, MaxCut, Potts
 from lowland.testing import all_samplers
-from simulated import Permission, compare_devices, count_per_step, count_synchronisations, excess
-from simulated.permitted import (
-    ADAPTATION,
-    AIS,
-    COLORINGS,
-    LATTICES,
-    MOMENTS,
-    NUTS as NUTS_WAITS,
-    SITES,
-)
 
 STEPS = 3
 CHAINS = 6

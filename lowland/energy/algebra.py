@@ -33,8 +33,8 @@ from lowland.energy.capabilities import (
     Paths,
 )
 from lowland.energy.gradient import by_autograd, call
-from lowland.energy.transfer import send
 from lowland.registry import Plain
+from lowland.transfer import send
 
 
 class Energy(nn.Module):
@@ -359,7 +359,7 @@ class Given(Wrapper):
         """
         if c is not None:
             raise ValueError(BOUND_ALREADY)
-        bound = send(self.c, x.device, x.dtype if self.c.is_floating_point() else None)
+        bound = send(self.c.to(x.dtype) if self.c.is_floating_point() else self.c, x.device)
         if bound.dim() == 0:
             bound = bound.expand(len(x))
         elif len(bound) == 1:

@@ -12,8 +12,8 @@ from lowland.energy.evaluate import energy_values
 from lowland.energy.gradient_checks import check_gradient
 from lowland.energy.independence import check_independent, evaluate_in_mode
 from lowland.energy.mixtures import Mixture
+from lowland.energy.placement import wide_dtype, widen
 from lowland.energy.points import check_finite, check_points, explain_mismatch
-from lowland.energy.transfer import wide_dtype, widen
 
 
 def check_energy(

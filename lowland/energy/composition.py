@@ -28,7 +28,7 @@ from lowland.energy.capabilities import (
     gibbs_of,
     labels_of,
 )
-from lowland.energy.transfer import constant
+from lowland.energy.placement import constant
 from lowland.scalars import read_number
 
 if TYPE_CHECKING:

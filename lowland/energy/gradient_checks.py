@@ -20,7 +20,7 @@ from lowland.energy.algebra import Energy
 from lowland.energy.capabilities import ConditionLike, NoiseCondition
 from lowland.energy.gradient import WRITES, check_shape, differentiate
 from lowland.energy.independence import ATTEMPTS, copy_energy, is_plain
-from lowland.energy.transfer import widen
+from lowland.energy.placement import widen
 from lowland.energy.views import view_module
 
 STEPS = (1e-2, 1e-3, 1e-4)  # h, in units of the width of the points and of 1

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lowland.energy.algebra import Combination, Energy, Function, Wrapper
 from lowland.energy.capabilities import ConditionLike
 from lowland.energy.gradient import WRITES, call, check_shape
-from lowland.energy.transfer import widen
+from lowland.energy.placement import widen
 from lowland.energy.views import view_module
 
 SIZES = (1, 7, 33, 66)  # of batches: odd and even, on both sides of the widths of kernels

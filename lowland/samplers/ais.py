@@ -32,7 +32,7 @@ from lowland.energy import (
     freeze_all,
     lift,
 )
-from lowland.energy.transfer import wide_dtype, widen
+from lowland.energy.placement import wide_dtype, widen
 from lowland.samplers.anneal import one_each
 from lowland.samplers.caching import (
     CachingEnergy,

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from lowland.energy import Energy, Function, gibbs_of
-from lowland.energy.transfer import send
 from lowland.registry import register
 from lowland.samplers.kernel import (
     DISCRETE,
@@ -30,6 +29,7 @@ from lowland.samplers.kernel import (
     values_of,
 )
 from lowland.samplers.settings import read_count, read_positive, set_plain
+from lowland.transfer import send
 
 
 class Points(NamedTuple):

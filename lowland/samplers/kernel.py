@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, differentiate, score_alone
-from lowland.energy.transfer import constant
+from lowland.energy.placement import constant
 from lowland.samplers.rescue import NUMERICAL, evaluate_rows
 
 CONTINUOUS = ("real", "box")

@@ -21,7 +21,7 @@ from lowland.energy import (
     gibbs_of,
     lift,
 )
-from lowland.energy.transfer import wide_dtype
+from lowland.energy.placement import wide_dtype
 from lowland.samplers.acceleration import accelerate
 from lowland.samplers.adaptation import Adaptation
 from lowland.samplers.discrete import BlockGibbs

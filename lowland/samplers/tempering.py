@@ -16,7 +16,7 @@ from lowland.energy import Energy, Gibbs, LabelCondition, Latent, Wrapper, gibbs
 from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.energy.composition import share_targets
 from lowland.energy.gradient import call
-from lowland.energy.transfer import constant, wide_dtype, widen
+from lowland.energy.placement import constant, wide_dtype, widen
 from lowland.registry import register
 from lowland.samplers.discrete import BlockState, evaluate_points
 from lowland.samplers.kernel import (

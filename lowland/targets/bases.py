@@ -18,9 +18,9 @@ from torch.nn.functional import softplus
 
 from lowland.domain import Domain, binary, categorical, real
 from lowland.energy import ConditionLike, Energy, Gibbs
+from lowland.energy.placement import widen
 from lowland.energy.scales import measure_columns
 from lowland.energy.sizes import read_numbers
-from lowland.energy.transfer import widen
 from lowland.registry import Plain
 from lowland.scalars import read_integer
 from lowland.targets.continuous import Gaussian

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from lowland.energy.transfer import wide_dtype
+from lowland.energy.placement import wide_dtype
 
 MAX_SLICE_STATES = 4096  # of a slice: the transfer matrix then takes 128 MB
 MAX_TRANSFER_NUMBERS = 2**26  # in the powers of the transfer matrix that draws need: 512 MB

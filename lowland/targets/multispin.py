@@ -32,7 +32,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy.transfer import wide_dtype
+from lowland.energy.placement import wide_dtype
 from lowland.scalars import read_integer
 from lowland.targets.checkerboard import Colour, Degrees, Neighbours, join, pack, split, unpack
 

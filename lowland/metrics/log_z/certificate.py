@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowland.energy.transfer import widen
+from lowland.energy.placement import widen
 from lowland.plain import to_plain
 
 # of each end: twice that is 1 %, which leaves 4 % to few weights, skewness and bootstrap

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from lowland.devices import to_float64
 from lowland.energy import Energy, freeze, gibbs_of
-from lowland.energy.transfer import wide_dtype, widen
+from lowland.energy.placement import wide_dtype, widen
 from lowland.samplers import DMALA, HMC, BlockGibbs, Sampler
 from lowland.samplers.adaptation import StepSizeAdaptation, log_deviations
 from lowland.samplers.kernel import CONTINUOUS, DISCRETE, HasMetric

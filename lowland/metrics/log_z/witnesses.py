@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lowland.energy import Energy, freeze
-from lowland.energy.transfer import widen
+from lowland.energy.placement import widen
 from lowland.samplers import Sampler
 from lowland.samplers.adaptation import StepSizeAdaptation
 from lowland.samplers.loop import iterate, last_state

@@ -1,8 +1,4 @@
-"""Bring numbers to the device of the points without making it wait, and add them up there.
-
-A copy from CPU memory to a GPU that blocks waits for everything the GPU was asked before. One that
-does not block is safe in this direction: the numbers are read before the call returns.
-"""
+"""Make numbers on the device of the points, and choose the type in which they add up there."""
 
 from functools import lru_cache
 
@@ -10,17 +6,7 @@ import torch
 from torch import Tensor
 
 from lowland.devices import has_float64
-
-
-def send(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Return a tensor on a device, in another dtype if given, without waiting for a GPU.
-
-    >>> send(torch.ones(2), torch.device("cpu"), torch.float64).dtype
-    torch.float64
-    """
-    if dtype is not None and tensor.device.type == "cpu":  # a device need not have the old one
-        tensor = tensor.to(dtype)
-    return tensor.to(device, dtype or tensor.dtype, non_blocking=device.type != "cpu")
+from lowland.transfer import send
 
 
 @lru_cache(maxsize=64)
