@@ -354,7 +354,7 @@ def test_backward_works_in_the_thread_of_the_device() -> None:
 def test_the_page_prints_the_table_of_permitted_synchronisations() -> None:
     page = (permitted.PAGE).read_text(encoding="utf-8")
     assert permitted.write_table() in page, (
-        "docs/devices.md is stale; write it anew: cd tests; python -m simulated.permitted"
+        "docs/devices.md is stale; write it anew: cd tests; python -m simulated"
     )
 
 

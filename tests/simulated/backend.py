@@ -51,14 +51,6 @@ class Module:
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
 
-    def get_rng_state(self, device: object = None) -> torch.Tensor:
-        assert State.generator is not None
-        return State.generator.get_state()
-
-    def set_rng_state(self, state: torch.Tensor, device: object = None) -> None:
-        assert State.generator is not None
-        State.generator.set_state(state)
-
     def synchronize(self, device: object = None) -> None:
         pass
 

@@ -1,6 +1,6 @@
 """The synchronisations that are permitted in a step, as data: where, how many, and why.
 
-`docs/devices.md` prints the table; `python -m simulated.permitted` (from tests/) writes it there.
+`docs/devices.md` prints the table; `python -m simulated` (from tests/) writes it there.
 """
 
 from collections import Counter
@@ -135,8 +135,3 @@ def read_page() -> tuple[str, str, str]:
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     table, _, behind = rest.partition(END)
     return before, table.strip(), behind
-
-
-if __name__ == "__main__":
-    before, _, behind = read_page()
-    PAGE.write_text(f"{before}{BEGIN}\n{write_table()}\n{END}{behind}", encoding="utf-8")
