@@ -150,8 +150,8 @@ def _refine(colorings: Sequence[Tensor | None]) -> Tensor | None:
     for other in colorings[1:]:
         if found is None or other is None:
             return None
-        pairs = [a & b for a in found for b in other.to(found.device)]
-        found = torch.stack([both for both in pairs if bool(both.any())])
+        pairs = (found.unsqueeze(1) & other.to(found.device)).flatten(0, 1)
+        found = pairs[pairs.flatten(1).any(1)]  # asks a GPU once
     return found
 
 

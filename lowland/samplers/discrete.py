@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from lowland.energy import Energy, Function, gibbs_of
+from lowland.energy import Energy, Function, Gibbs, gibbs_of
 from lowland.registry import register
 from lowland.samplers.kernel import (
     DISCRETE,
@@ -96,19 +96,17 @@ def local_state(energy: Energy, x: Tensor) -> LocalState:
     return LocalState(x, value, (score - here).flatten(1, -2))
 
 
-def coloring_of(energy: Energy, x: Tensor) -> Tensor:
-    """Return the coloring (n, *event) that the energy declares, or one color per site."""
-    coloring = gibbs_of(energy).coloring
-    if coloring is not None:
-        return send(coloring, x.device)
+def coloring_of(gibbs: Gibbs, x: Tensor) -> Tensor:
+    """Return the coloring (n, *event) that an energy declares, or one color per site."""
+    if gibbs.coloring is not None:
+        return send(gibbs.coloring, x.device)
     return torch.eye(x[0].numel(), dtype=torch.bool, device=x.device).view(-1, *x.shape[1:])
 
 
-def list_sites(energy: Energy, coloring: Tensor) -> list[list[int]]:
+def list_sites(gibbs: Gibbs, coloring: Tensor) -> list[list[int]]:
     """List the sites of each color, flattened, where conditionals are differences of energies; no
     sites where the energy declares its conditionals.
     """
-    gibbs = gibbs_of(energy)
     if gibbs.conditional is not None:
         return [[]] * len(coloring)
     if gibbs.coloring is None:  # known without asking a GPU
@@ -117,7 +115,7 @@ def list_sites(energy: Energy, coloring: Tensor) -> list[list[int]]:
     return [[site for site, member in enumerate(row) if member] for row in marks]
 
 
-def conditional_of(energy: Energy, x: Tensor, sites: Sequence[int]) -> Tensor:
+def conditional_of(energy: Energy, gibbs: Gibbs, x: Tensor, sites: Sequence[int]) -> Tensor:
     """Return conditionals of the sites of one color, as declared or by differences of energies.
 
     The differences take K evaluations of every site of the color; energies that know better define
@@ -125,9 +123,8 @@ def conditional_of(energy: Energy, x: Tensor, sites: Sequence[int]) -> Tensor:
     log-odds (B, *event) if binary, log-probabilities up to a constant (B, *event, K) if
     categorical.
     """
-    conditional = gibbs_of(energy).conditional
-    if conditional is not None:
-        return conditional(x)
+    if gibbs.conditional is not None:
+        return gibbs.conditional(x)
     classes = 2 if energy.domain.kind == "binary" else energy.domain.classes
     logits = x.new_zeros(len(x), x[0].numel(), classes)
     for site in sites:
@@ -193,26 +190,26 @@ class BlockGibbs(Sampler):
     def step(
         self, energy: Energy, state: Points | BlockState, generator: torch.Generator
     ) -> tuple[Points | BlockState, Info]:
-        sweep = gibbs_of(energy).sweep
+        gibbs = gibbs_of(energy)
         fields = state.fields if isinstance(state, BlockState) else None
         with torch.no_grad():
-            if sweep is None:
-                x = self._sweep(energy, state.x, generator)
+            if gibbs.sweep is None:
+                x = self._sweep(energy, gibbs, state.x, generator)
             else:
-                x = sweep(state.x, self.sweeps, generator, fields=fields)
+                x = gibbs.sweep(state.x, self.sweeps, generator, fields=fields)
             return metropolis(state, evaluate_points(energy, x), None, generator)
 
-    def _sweep(self, energy: Energy, x: Tensor, generator: torch.Generator) -> Tensor:
+    def _sweep(self, energy: Energy, gibbs: Gibbs, x: Tensor, generator: torch.Generator) -> Tensor:
         if energy.domain.kind not in DISCRETE:
             raise ValueError(
                 f"BlockGibbs came to a {type(energy).__name__} on a real domain that has no block "
                 "Gibbs of its own at this temperature; it needs one, or discrete sites; use MALA, "
                 "HMC or NUTS"
             )
-        coloring = coloring_of(energy, x)
-        colors = [*zip(coloring, list_sites(energy, coloring), strict=True)]
+        coloring = coloring_of(gibbs, x)
+        colors = [*zip(coloring, list_sites(gibbs, coloring), strict=True)]
         for color, sites in colors * self.sweeps:
-            logits = conditional_of(energy, x, sites)
+            logits = conditional_of(energy, gibbs, x, sites)
             x = torch.where(
                 color, draw_conditional(logits, energy.domain.kind == "binary", generator), x
             )

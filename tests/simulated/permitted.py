@@ -67,10 +67,10 @@ LATTICES = Permission(
 )
 COLORINGS = Permission(
     "block Gibbs on a sum of energies that declare colorings",
-    "1 for each time that the sum is asked for its coloring",
+    "2",
     "colors in which no site is left are dropped",
     (("energy/composition.py", "_refine"),),
-    4.0,
+    4.0,  # an index by a mask asks twice here, once on a GPU
 )
 SITES = Permission(
     "block Gibbs on an energy that declares a coloring and no conditionals",
