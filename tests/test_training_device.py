@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from simulated import count_synchronisations
+from simulated.permitted import PAIRS, excess
 
 from benchmarks.proof.devices_cases import draws, runs, updates, uses
 from benchmarks.proof.devices_cases.case import Case, compare
@@ -19,8 +20,6 @@ from lowland.training import Session
 from lowland.training.memory import peak_mb
 
 CPU = torch.device("cpu")
-# what makes an update wait, by (file, function); why: docs/devices.md
-PERMITTED = {("objectives/matching.py", "match_batch"), ("replay.py", "ReplayBuffer.update")}
 # beside the quick ones: minutes on a slow core, or proven elsewhere in the quick suite
 SLOW = ("FlowContrastive", "NoiseUNet", "ConvNet", "fit, grown", "fit, preflight")
 
@@ -69,8 +68,7 @@ def test_an_update_is_that_of_the_cpu_and_waits_for_nothing(
     assert not compare(wanted, found, case)
     with count_synchronisations() as record:
         session.advance()
-    odd = [str(p) for p in record.places if (p.file, p.function) not in PERMITTED]
-    assert not odd, odd
+    assert not excess(record.places, 1, [PAIRS])
 
 
 @pytest.mark.parametrize("case", mark(runs.CASES))
@@ -102,7 +100,7 @@ def test_an_update_that_is_not_finite_is_skipped_without_waiting(sim: torch.devi
     )
     with count_synchronisations() as record:
         session.advance()
-    assert not [p for p in record.places if p.file != "replay.py"], str(record)
+    assert not record.places, str(record)
     assert session.row()["nonfinite"] == 1
     for name, x in session.energy.state_dict().items():
         assert torch.equal(x.cpu(), before[name]), f"{name} moved"

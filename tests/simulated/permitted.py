@@ -93,6 +93,13 @@ MOMENTS = Permission(
     (("devices.py", "to_float64"),),
     1.0,
 )
+PAIRS = Permission(
+    "an update of `EquilibriumMatching` or `EnergyMatching`, which pair noise with data",
+    "1, and 1 blocking copy to the device",
+    "the optimal assignment of a batch is found on the CPU (`match = false` has none)",
+    (("objectives/matching.py", "match_batch"),),
+    2.0,
+)
 
 PERMITTED: tuple[Permission, ...] = (
     NUTS,
@@ -102,6 +109,7 @@ PERMITTED: tuple[Permission, ...] = (
     SITES,
     AIS,
     MOMENTS,
+    PAIRS,
 )
 
 

@@ -17,13 +17,21 @@ from benchmarks.proof.devices_cases.case import (
     Numbers,
     generator_on,
     module_tensors,
+    points_on,
     require_device,
 )
+from benchmarks.proof.devices_cases.draws import seeded
 from benchmarks.proof.devices_cases.updates import SMALL, load, read_case
 from lowland.data import Dataset
 from lowland.energy import Energy
 from lowland.run import Run
-from lowland.training import Session, greedy, load_recipe_data, train_classifier
+from lowland.training import (
+    Session,
+    greedy,
+    load_recipe_data,
+    train_classifier,
+    train_recipe,
+)
 
 KILLED_AT = 6  # updates, between two checkpoints
 
@@ -37,7 +45,7 @@ def fit_case(device: torch.device, run: Path, name: str = "PCD", **overrides: An
     plain, data = read_case(name, device)
     plain["training"] = plain["training"] | overrides
     plain["generation"] = plain["generation"] | {"steps": 4}
-    return lowland.fit(plain, run, data=data, progress=False)
+    return train_recipe(plain, run, data=data, progress=False)
 
 
 def checkpoint_tensors(run: Path) -> Numbers:
@@ -100,6 +108,32 @@ def carry(device: torch.device, folder: Path, there_first: bool) -> Numbers:
 def on(device: torch.device, tensors: Numbers) -> Numbers:
     """Bring tensors to a device."""
     return {name: x.to(device) for name, x in tensors.items()}
+
+
+class Small(torch.nn.Module):
+    """A network of the user's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Linear(2, 12), torch.nn.SiLU())
+        self.head = torch.nn.Linear(12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return energies (B,)."""
+        found: Tensor = self.head(self.body(x)).squeeze(1) + x.square().sum(1)
+        return found
+
+
+def fit_own(device: torch.device, folder: Path) -> Numbers:
+    """Train a network of one's own, which lies on the device as its data do; go on; score there."""
+    net, x = seeded(Small).to(device), points_on(device, lowland.real(2), 200)
+    how: dict[str, Any] = {"run": folder / "run", "device": str(device), "progress": False}
+    sampler = lowland.Langevin(0.01)
+    objective = lowland.objectives.PCD(steps=2, buffer_size=64)
+    for steps in (4, 8):
+        model = lowland.fit(net, x, objective, sampler=sampler, steps=steps, **how)
+    assert next(model.energy.parameters()).device.type == device.type
+    return on(device, {"energies": model.energies(x[:8])})
 
 
 def judge(device: torch.device, folder: Path) -> Numbers:
@@ -175,6 +209,7 @@ CASES = [
     Case("run", "begun there, resumed on the CPU", partial(carry, there_first=True), alike=False),
     Case("run", "begun on the CPU, resumed there", partial(carry, there_first=False), alike=False),
     Case("run", "layer by layer", layerwise, alike=False),
+    Case("run", "a network of one's own", fit_own, rounding=5e-3, share=0.15),
     Case("run", "a model", load_model, rounding=5e-3),
     Case("run", "a classifier that judges samples", judge, rounding=5e-3),
 ]
