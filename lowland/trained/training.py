@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from lowland.data import Dataset, make_dataset
 from lowland.domain import Domain
@@ -135,8 +137,8 @@ def fit(
         **choose_sections(own, held, objective, sampler, settings.data_noise_std),
     }
     path = _choose_folder(run)
-    if progress and not Run(path).steps() and held.note:
-        warnings.warn(held.note, stacklevel=2)
+    if progress and launched_team().is_main and not Run(path).steps() and held.note:
+        tqdm.write(f"data: {held.note}", file=sys.stderr)
     finished = settings.steps in Run(path).steps()
     trained = train_run(
         recipe,
