@@ -181,9 +181,11 @@ def read_docstring(command: Callable[..., object]) -> str:
     if command.__doc__ is None:
         import ast
         import inspect
+        import textwrap
 
         with suppress(OSError):
-            found = ast.parse(inspect.getsource(command)).body[0]
+            source = textwrap.dedent(inspect.getsource(command))
+            found = ast.parse(source).body[0]
             if isinstance(found, ast.FunctionDef):
                 return ast.get_docstring(found) or ""
     return command.__doc__ or ""
