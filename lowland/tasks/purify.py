@@ -115,7 +115,7 @@ def _denoise_in_steps(energy: Energy, x: Tensor, sigma: float, steps: int) -> Te
     if steps > 1:
         sigmas = list(karras_sigmas(sigma, sigma / SIGMA_RATIO, steps))
     for level, below in pairwise([*sigmas, 0.0]):
-        clean = denoise(energy.given(level), x, level)
+        clean = denoise(energy.given(level), x, level, check=level == sigma)
         x = clean + below / level * (x - clean)
     return x
 

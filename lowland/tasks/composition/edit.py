@@ -39,6 +39,7 @@ from lowland.energy import (
     noise_of,
     score_alone,
 )
+from lowland.energy.gradient import call
 from lowland.energy.points import describe
 from lowland.samplers import Sampler, normal_like
 from lowland.samplers.kernel import CONTINUOUS, per_row
@@ -205,14 +206,12 @@ def interpolate(
     path, along = a + t * (b - a), energy.index_rows(rows)
     interior = energy.index_rows(rows[: (points - 2) * len(a)])
 
-    def heights(path: Tensor) -> Tensor:
-        return energy_values(along, path.flatten(0, 1), batch_size=len(rows)).view(points, len(a))
-
-    straight = lowest = heights(path)
+    straight = energy_values(along, path.flatten(0, 1), batch_size=len(rows))
+    straight = lowest = straight.view(points, len(a))
     check_finite(straight[[0, -1]].T, "pairs of energies at the ends")
     best, size = path, torch.full_like(straight[0], step_size or 1.0, dtype=a.dtype)
     norm = torch.full_like(size, math.inf)
-    with freeze(interior) as interior:
+    with freeze(interior) as interior, freeze(along) as along:
         for _ in range(steps):
             score = score_alone(interior, path[1:-1].flatten(0, 1)).view(path[1:-1].shape)
             force = _project_across(path, score)
@@ -221,7 +220,8 @@ def interpolate(
                 size = torch.where(norm <= norm_before, 1.05 * size, 0.5 * size)
             moved = path[1:-1] + _cap_steps(path, size, force)
             path = _space_evenly(energy, torch.cat([path[:1], moved, path[-1:]]))
-            values = heights(path)
+            with torch.no_grad():  # points were checked at the door: no device is waited for
+                values = call(along, path.flatten(0, 1)).view(points, len(a)).to(lowest.dtype)
             lower = values.amax(0) < lowest.amax(0)
             best = torch.where(per_row(lower, a), path, best)
             lowest = torch.where(lower, values, lowest)

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lowland.devices import find_device
 from lowland.domain import Domain, real
 from lowland.energy import Energy, Function, NoiseCondition, count_classes, lift, noise_of
 from lowland.energy.points import describe
@@ -60,6 +61,8 @@ class LabelGuidance(Energy):
             )
         self.classifier, self.noisy = classifier, noisy
         rows = _as_labels(label, classes)
+        if isinstance(classifier, nn.Module):
+            rows = rows.to(find_device(classifier) or rows.device)
         self.register_rows("label", rows)
         # known here, so that no device is asked for it in a chain
         self.highest = -1 if rows.is_floating_point() else int(rows.max())
@@ -171,7 +174,7 @@ class DenoisedGuidance(Energy):
                 "guidance.given(sigma)"
             )
         sigma = torch.as_tensor(c, dtype=x.dtype, device=x.device).expand(len(x))
-        return self.judge(denoise(self.prior.given(sigma), x, sigma))
+        return self.judge(denoise(self.prior.given(sigma), x, sigma, check=False))
 
     @property
     def condition(self) -> NoiseCondition:
