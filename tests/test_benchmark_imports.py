@@ -16,7 +16,7 @@ def is_public(module: str, name: str) -> bool:
     A room is a package, or a file that stands in lowland/ by itself, such as `lowland.run`.
     """
     if name.startswith("_"):
-        return False
+        return name in ("__path__", "__version__")  # which Python gives to packages
     if not is_package(module):
         return module.count(".") == 1 and hasattr(importlib.import_module(module), name)
     return name in importlib.import_module(module).__all__ or is_package(f"{module}.{name}")

@@ -216,7 +216,7 @@ def excess() -> float:
     """
     rbm = machine(0, 6, 3, 2.0)
     truth, draws, found = sum_states(rbm).value, draws_of(rbm, 80), []
-    for seed in range(16):
+    for seed in range(30):
         run = log_z(
             rbm, draws=draws, chains=40, num_temperatures=12, exact=False, generator=seeded(seed)
         ).forward

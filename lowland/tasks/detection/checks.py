@@ -16,6 +16,7 @@ def place_statistic(statistic: Tensor, device: torch.device | None) -> Tensor:
 
 
 def not_fitted_error() -> ValueError:
+    """Return the error of a detector that is asked before it was calibrated."""
     return ValueError(
         "the detector has seen no calibration points; p-values and verdicts compare with some; "
         "call detector = detector.fit(x) with inliers that the energy was not trained on"
