@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from simulated import count_synchronisations
-from simulated.permitted import PAIRS, excess
+from simulated.permitted import PAIRS, Permission, excess
 
 from benchmarks.proof.devices_cases import draws, runs, updates, uses
 from benchmarks.proof.devices_cases.case import Case, compare
@@ -69,6 +69,33 @@ def test_an_update_is_that_of_the_cpu_and_waits_for_nothing(
     with count_synchronisations() as record:
         session.advance()
     assert not excess(record.places, 1, [PAIRS])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Cooperative",
+        pytest.param("FlowContrastive", marks=pytest.mark.slow),
+        "EquilibriumMatching",
+        "NCE in a box",
+        "PCD of a DBM",
+        "JEM",
+    ],
+)
+def test_an_update_needs_no_float64(name: str, sim32: torch.device) -> None:
+    session = updates.begin(name, sim32)
+    with count_synchronisations() as record:
+        session.advance()
+    without = Permission("float64", "", "", (("devices.py", "to_float64"),), 20.0)
+    scaled = Permission("back again", "", "", (("nets/noise_models.py", "Truncated"),), 20.0)
+    assert not excess(record.places, 1, [PAIRS, without, scaled])
+    assert all(x.isfinite().all() for x in updates.read(name, session).values())
+
+
+def test_rectified_units_need_no_float64(sim32: torch.device, tmp_path: Path) -> None:
+    case = next(case for case in draws.CASES if case.name == "BlockGibbs, numbers")
+    x = case.run(sim32, tmp_path)["x"]
+    assert x.device == sim32 and x.isfinite().all()
 
 
 @pytest.mark.parametrize("case", mark(runs.CASES))

@@ -54,7 +54,7 @@ class Generator(nn.Module):
         flat = x.detach().float()
         spread = flat.std(0, correction=0)
         self.register_buffer("mean", flat.mean(0))
-        self.register_buffer("spread", torch.where(flat_columns(flat), 1.0, spread))
+        self.register_buffer("spread", torch.where(flat_columns(flat).to(flat.device), 1.0, spread))
         self.mean: Tensor
         self.spread: Tensor
 

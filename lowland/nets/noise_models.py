@@ -140,8 +140,8 @@ class FlowNoise(Energy):
         self.flow = flow.to(data.device, data.dtype)
         flat = self._unfold(data)[0]
         mean, scale = measure_columns(flat)
-        self.register_buffer("centre", mean.to(flat.dtype))
-        self.register_buffer("width", scale.to(flat.dtype))
+        self.register_buffer("centre", mean.to(flat))
+        self.register_buffer("width", scale.to(flat))
 
     def forward(self, x: Tensor, c: ConditionLike = None) -> Tensor:
         y, stretch = self._unfold(x)
