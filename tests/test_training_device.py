@@ -3,6 +3,7 @@
 The cases are those of `python -m benchmarks.proof.devices`, which repeats them where a GPU is.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from benchmarks.proof.devices_cases.twins import draw_alike
 from lowland import transfer
 from lowland.data import Batches, Split
 from lowland.registry import registered
-from lowland.training import Session
+from lowland.training import Session, train_recipe
 from lowland.training.memory import peak_mb
 
 CPU = torch.device("cpu")
@@ -174,6 +175,17 @@ def test_data_on_the_device_are_gathered_there(sim: torch.device) -> None:
         found = batches.next(4)[0]
     assert not record.places, str(record)
     assert found.device == sim and torch.equal(found.cpu(), plain.next(4)[0])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_data_may_lie_on_a_device(there: bool, sim: torch.device, tmp_path: Path) -> None:
+    plain, data = updates.read_case("PCD with labels", sim if there else CPU)
+    moved = {
+        name: Split(part.x.to(sim), None if part.y is None else part.y.to(sim))
+        for name, part in data.splits()
+    }
+    energy = train_recipe(plain, tmp_path / "run", data=replace(data, **moved), progress=False)
+    assert next(energy.parameters()).device.type == (sim.type if there else "cpu")
 
 
 def test_generators_of_another_kind_of_device_begin_anew(sim: torch.device) -> None:

@@ -9,7 +9,7 @@ One convention for images: float32 in [0, 1], channels first.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class Split:
     def take(self, index: Tensor | slice) -> "Split":
         """Return the examples at these positions as a new split."""
         return Split(self.x[index], None if self.y is None else self.y[index])
+
+    def cpu(self) -> "Split":
+        """Return the split on the CPU, itself where it lies there."""
+        return Split(self.x.cpu(), None if self.y is None else self.y.cpu())
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,11 @@ class Dataset:
         """Return the three splits with their names: train, calibration, test."""
         named = {"train": self.train, "calibration": self.calibration, "test": self.test}
         return list(named.items())
+
+    def cpu(self) -> "Dataset":
+        """Return the set on the CPU, from where batches of it are sent wherever they are needed."""
+        train, calibration, test = (split.cpu() for _, split in self.splits())
+        return replace(self, train=train, calibration=calibration, test=test)
 
     def standardize(self, x: Tensor) -> Tensor:
         """Map x (N, D), in the units of the file, to what the energy is trained on: (x − mean) /

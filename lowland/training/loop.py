@@ -60,6 +60,7 @@ def train_run(
 
     callbacks: functions of an `Event`, see `training.callbacks`.
     """
+    data = None if data is None else data.cpu()
     recipe = describe_trained(recipe, data, energy)
     with team() as members:
         data = data or members.main_first(lambda: load_recipe_data(recipe))
