@@ -4,6 +4,7 @@ Only public names are used.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -220,7 +221,9 @@ def test_small_images_and_the_plane_train_in_good_health_without_another_word() 
         assert not [row for row in rows(model) if row.get("event") == "rollback"]
 
 
-def test_the_same_line_goes_on_bit_for_bit_where_a_run_was_killed(tmp_path: Path) -> None:
+def test_the_same_line_goes_on_bit_for_bit_where_a_run_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def line(run: str, **more: Any) -> ll.Model:
         torch.manual_seed(0)
         return fit(Plane(), plane(), CHAINS, run=tmp_path / run, **more)
@@ -235,7 +238,12 @@ def test_the_same_line_goes_on_bit_for_bit_where_a_run_was_killed(tmp_path: Path
     whole = line("whole")
     with pytest.raises(Killed):
         line("killed", callbacks=[kill])
-    assert ll.Run(tmp_path / "killed").steps()[-1] == 10
+    killed = tmp_path / "killed"
+    assert ll.Run(killed).steps()[-1] == 10
+    monkeypatch.setattr("lowland.registry._trusted", {__name__})
+    copy = shutil.copytree(killed, tmp_path / "copy")
+    ll.commands.resume(copy, quiet=True, evaluate=False)
+    assert same_weights(whole.energy, ll.load(copy).energy)
     again = line("killed")
     assert same_weights(whole.energy, again.energy)
     logs = [(tmp_path / name / "log.jsonl").read_bytes() for name in ("whole", "killed")]
@@ -336,6 +344,8 @@ def test_every_command_reads_a_run_of_a_module_that_is_named(
     monkeypatch.syspath_prepend(str(tmp_path))
     cli.main(["sample", "run", "--count", "4", "--out", "a.npy", "--quiet", "--import", "own_nets"])
     assert np.load("a.npy").shape == (4, 2)
+    more = ["--set", "generation.steps=5", "--force", "--quiet", "--import", "own_nets"]
+    cli.main(["sample", "run", "--count", "4", "--out", "a.npy", *more])
     cli.main(["energy", "run", "a.npy", "--import=own_nets"])
     assert "verdict" in capsys.readouterr().out
     cli.main(["report", "run", "--import", "own_nets"])

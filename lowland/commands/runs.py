@@ -3,10 +3,15 @@
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from lowland.devices import AUTO, pick_device
 from lowland.registry import Plain
+
+if TYPE_CHECKING:
+    from lowland.data import Dataset
+    from lowland.energy import Energy
+    from lowland.run import Run
 
 
 class RecipeLike(Protocol):
@@ -87,15 +92,12 @@ def resume(
         quiet: No progress bar.
     """
     from lowland.config import read_recipe
-    from lowland.run import Run, RunError
+    from lowland.run import Run
 
     found = Run.open(run)
     named = str(found.recipe.get("energy", {}).get("name"))
-    if ":" in named:
-        raise RunError(
-            f"{found.path} trains an energy of your own, {named}; lowland imports no code that a "
-            "file names; go on in Python, with the same call that began it"
-        )
+    if ":" in named or "kept" in found.recipe.get("data", {}):
+        return _resume_own(found, device, quiet, allow_changes, evaluate)
     changes = {} if device is None else {"training.device": str(device)}
     recipe = read_recipe(found.path / "recipe.json", changes).plain()
     return _train_and_report(recipe, found.path, quiet, allow_changes, evaluated=evaluate)
@@ -218,10 +220,36 @@ def doctor(*, data_root: str | Path | None = None) -> str:
     return examine(data_root)
 
 
-def _train_and_report(
-    recipe: Plain, run: Path, quiet: bool, allow_changes: bool = False, evaluated: bool = True
+def _resume_own(
+    run: "Run", device: str | None, quiet: bool, allow_changes: bool, evaluated: bool
 ) -> Path:
-    """Train, evaluate if asked to, and report; after a stop by health, report what went wrong."""
+    """Go on with a run of `lowland.fit`, with the examples that it keeps and the network of a
+    module that was imported.
+    """
+    from lowland.trained.own_network import begin_again
+
+    recipe = run.recipe
+    if device is not None:
+        recipe = {**recipe, "training": {**recipe["training"], "device": str(device)}}
+    energy, data = begin_again(run, recipe)
+    return _train_and_report(
+        recipe, run.path, quiet, allow_changes, evaluated, energy=energy, data=data
+    )
+
+
+def _train_and_report(
+    recipe: Plain,
+    run: Path,
+    quiet: bool,
+    allow_changes: bool = False,
+    evaluated: bool = True,
+    energy: "Energy | None" = None,
+    data: "Dataset | None" = None,
+) -> Path:
+    """Train, evaluate if asked to, and report; after a stop by health, report what went wrong.
+
+    energy, data: in place of what the recipe names.
+    """
     from lowland.training import TrainingStoppedError, train_recipe
     from lowland.training.distributed import launched_team
 
@@ -229,7 +257,14 @@ def _train_and_report(
     if not quiet and launched_team().is_main:
         print(f"train: on {device}", file=sys.stderr)
     try:
-        train_recipe(recipe, run, progress=not quiet, allow_changes=allow_changes)
+        train_recipe(
+            recipe,
+            run,
+            data=data,
+            energy=energy,
+            progress=not quiet,
+            allow_changes=allow_changes,
+        )
     except TrainingStoppedError:
         if launched_team().is_main:
             report(run)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from lowland.devices import AUTO
+from lowland.registry import Plain
 
 
 def sample(
@@ -39,7 +40,7 @@ def sample(
     """
     from dataclasses import replace
 
-    from lowland.config import parse_overrides, read_recipe
+    from lowland.config import parse_overrides
     from lowland.trained import load
     from lowland.trained.sampling import sample_to_file
     from lowland.training import cpu_threads
@@ -52,11 +53,25 @@ def sample(
             "trained, and only generation.* can be changed; leave out the rest"
         )
     if changes:
-        model = replace(model, recipe=read_recipe(model.recipe, changes).plain())
+        model = replace(model, recipe=_change_generation(model.recipe, changes))
     with cpu_threads(model.threads):
         return sample_to_file(
             model, count, Path(out), label=label, seed=seed, force=force, quiet=quiet
         )
+
+
+def _change_generation(recipe: Plain, changes: Plain) -> Plain:
+    """Return a recipe with changes to its [generation], read strictly. A network and data of the
+    user's, which no recipe names, do not matter to that.
+    """
+    from lowland.config import read_recipe
+
+    read = dict(recipe)
+    if ":" in recipe["energy"]["name"]:
+        read["energy"] = {"name": "MLP"}
+    if "kept" in recipe["data"]:
+        read["data"] = {"name": "moons"}
+    return {**recipe, "generation": read_recipe(read, changes).plain()["generation"]}
 
 
 def energy(

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lowland.data import Dataset
 from lowland.domain import Domain
 from lowland.energy import Energy, Function
 from lowland.energy.sizes import build_in_float32
 from lowland.registry import Plain, find_class
 from lowland.run import Run, RunError
+from lowland.training.kept_data import read_examples
 from lowland.training.own_energy import describe_own, digest_layout, takes_domain
 
 if TYPE_CHECKING:
@@ -123,3 +125,16 @@ def _check_layout(run: Run, values: Plain, energy: Energy, what: str) -> None:
 
 def _count(values: Plain) -> str:
     return f"{values['num_parameters']:,} parameters"
+
+
+def begin_again(run: Run, recipe: Plain) -> tuple[Energy | None, Dataset | None]:
+    """Build the network of a run of the user's as it was before training, and read the examples
+    that the run keeps; None of what the recipe names itself.
+
+    Raises RunError where the module of the network was not imported.
+    """
+    data = read_examples(run, recipe)
+    if ":" not in recipe["energy"]["name"]:
+        return None, data
+    domain = Domain.from_dict(run.newest_state()["domain"])
+    return build_own(run, recipe["energy"], domain, None), data
