@@ -47,7 +47,9 @@ MOONS = [word for key, value in SMALL.items() for word in ("--set", f"{key}={val
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """digits: an energy with classes; asked: one that answers a question in channels; pictures."""
+    """digits: an energy with classes; asked: one that answers a question in channels; moons and
+    plane: energies of the plane; pictures.
+    """
     path = tmp_path_factory.mktemp("devices")
     digits = lowland.load_data("digits")
     recipe = lowland.read_recipe("digits-jem", DIGITS)
@@ -57,6 +59,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = {key: value for key, value in SMALL.items() if key != "generation.steps"}
     asked = lowland.read_recipe("digits-denoising", changes | {"energy": ASKED})
     train_recipe(asked, path / "asked", data=three, progress=False)
+    for name in ("moons", "plane"):
+        train_recipe(lowland.read_recipe("moons", SMALL), path / name, progress=False)
     for name, image in (("a", digits.test.x[:1]), ("b", digits.test.x[1:2])):
         save_grid(image, path / f"{name}.png", pixels=8, gap=0)
     np.save(path / "many.npy", digits.test.x[60:90].numpy())
@@ -156,7 +160,7 @@ LINES: dict[str, Sequence[str]] = {
     "attack": ["digits", "--count", "2", "--steps", "1", "--attacks", "pgd", "--norm", "2"],
     "evaluate": ["digits"],
     "train": ["moons", "--run", "out/moons", *MOONS],
-    "resume": ["out/moons"],
+    "resume": ["moons"],
 }
 TASK = """runs = ["digits", "digits"]
 steps = 2
@@ -182,22 +186,37 @@ def test_a_command_computes_on_the_device(
     """The same command on the device leaves the files that it leaves on the CPU."""
     monkeypatch.chdir(folder)
     (folder / "compose.toml").write_text(TASK)
+    tune = "lowland.tasks.composition.compose.tune"  # has its own tests, and takes 300 steps
+    monkeypatch.setattr(tune, lambda energy, sampler, *_, **__: sampler)
     line = [*name.split(), *LINES[name]]
     if name == "resume":
-        settings = json.loads((folder / "out/moons/recipe.json").read_text())
+        settings = json.loads((folder / "moons/recipe.json").read_text())
         settings["recipe"]["training"]["steps"] = 20
-        (folder / "out/moons/recipe.json").write_text(json.dumps(settings))
+        (folder / "moons/recipe.json").write_text(json.dumps(settings))
     with watch() as seen:
         cli.main([*line, "--device", "sim"])
     assert seen <= {sim.type}
     if name in ("train", "resume"):
-        spent = [json.loads(row) for row in (folder / "out/moons/time.jsonl").open()]
-        figures = json.loads((folder / "out/moons/evaluation.json").read_text())
-        assert {row["device"] for row in spent} == {figures["device"]} == {"sim:0"}
-        page = (folder / "out/moons/report.html").read_text()
-        assert "Trained on sim:0. Measured on sim:0." in page
+        run = folder / ("out/moons" if name == "train" else "moons")
+        figures = json.loads((run / "evaluation.json").read_text())
+        assert figures["device"] == "sim:0"
+        before = "cpu and then " if name == "resume" else ""
+        assert f"Trained on {before}sim:0. Measured on sim:0." in (run / "report.html").read_text()
     if name == "sample":
         assert np.load("out/s.npz")["x"].shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize("device", ["sim", "sim32"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_is_measured_with_and_without_float64(
+    device: str, folder: Path, request: pytest.FixtureRequest
+) -> None:
+    place, path = request.getfixturevalue(device), str(folder / "plane")
+    cli.main(["evaluate", path, "--quiet", "--device", str(place)])
+    few = ["--chains", "20", "--num-temperatures", "3"]
+    cli.main(["evaluate", path, "--likelihood", *few, "--quiet", "--device", str(place)])
+    for name in ("evaluation", "likelihood"):
+        assert json.loads((folder / f"plane/{name}.json").read_text())["device"] == str(place)
 
 
 def test_a_command_refuses_a_device_before_anything_is_written(
@@ -206,8 +225,6 @@ def test_a_command_refuses_a_device_before_anything_is_written(
     monkeypatch.chdir(folder)
     for name, line in LINES.items():
         changed = [word.replace("out/moons", "out/other") for word in line]
-        if name == "resume":
-            changed = ["digits"]
         with pytest.raises(SystemExit) as stopped:
             cli.main([*name.split(), *changed, "--device", "cuda:99"])
         assert stopped.value.code == 2
