@@ -40,7 +40,11 @@ def denoise(
         score = score_with_graph(energy, x)
         if check and not bool(score.any()):  # a mode, or an energy that cuts its graph
             check_gradient(energy, x)
-        return x + per_row(sigma**2, x) * score.to(x.dtype)
+        return _expect_clean(x, score, sigma)
+
+
+def _expect_clean(x: Tensor, score: Tensor, sigma: float | Tensor) -> Tensor:
+    return x + per_row(sigma**2, x) * score.to(x.dtype)
 
 
 def sde_dpm_solver(
@@ -74,7 +78,8 @@ def sde_dpm_solver(
     """
     x, before, last = z, z, 0.0
     for sigma, below in pairwise(sigmas):
-        clean = denoise_in_domain(energy, x, sigma, precision)
+        first = sigma == sigmas[0]  # where the gradient is looked at; a GPU would wait each time
+        clean = denoise_in_domain(energy, x, sigma, precision, check=first)
         h, w = math.log(sigma / below), 1 - (below / sigma) ** 2
         ahead = clean + h / (2 * last) * (clean - before) if last else clean
         x = (1 - w) * x + w * ahead + below * math.sqrt(w) * normal_like(x, generator)
@@ -84,7 +89,17 @@ def sde_dpm_solver(
     return denoise_in_domain(energy, x, sigmas[-1], precision)
 
 
-def denoise_in_domain(energy: Energy, x: Tensor, sigma: float, precision: str) -> Tensor:
-    """Compute expected clean points at a level of E(x, σ), projected onto the energy's domain."""
+def denoise_in_domain(
+    energy: Energy, x: Tensor, sigma: float, precision: str, *, check: bool = True
+) -> Tensor:
+    """Compute expected clean points at a level of E(x, σ), projected onto the energy's domain.
+
+    check: whether scores that are all zero are looked into.
+    """
+    bound = energy.given(sigma)
     with autocast(precision, x.device):
-        return energy.domain.project(denoise(energy.given(sigma), x, sigma))
+        if check:
+            return energy.domain.project(denoise(bound, x, sigma))
+        with freeze(bound) as still:
+            clean = _expect_clean(x, score_with_graph(still, x), sigma)
+        return energy.domain.project(clean)
