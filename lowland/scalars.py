@@ -16,6 +16,9 @@ class Array(Protocol):
     def item(self) -> object: ...
 
 
+MAX_STEPS = 10_000_000  # of one task: a day of the cheapest energy
+
+
 def read_integer(
     what: str, value: object, *, least: int | None = None, most: int | None = None
 ) -> int:

@@ -14,6 +14,7 @@ import torch
 
 from lowland import cli, commands, read_recipe, train_recipe
 from lowland.data import Dataset, Split, load_data, save_grid
+from lowland.run import Run
 
 SMALL = {
     "training.steps": 5,
@@ -61,6 +62,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "shifted" / "data.json").write_text(
         json.dumps(about | {"mean": [1.0, 2.0], "scale": [1.0, 3.0]})
     )
+    shifted = Run(folder / "shifted")
+    shifted.save_checkpoint(shifted.load_checkpoint())  # as if it had been trained in those units
     save_grid(digits.test.x[:1], folder / "a.png", pixels=8, gap=0)
     save_grid(digits.test.x[1:2], folder / "b.png", pixels=8, gap=0)
     np.savez(folder / "b.npz", x=digits.test.x[1:2].numpy())

@@ -490,6 +490,7 @@ def test_estimators_read_their_parameters_and_rows() -> None:
         "false_alarms": ("a", 0, True),
         "calibration": ("a", 1),
         "objective": ("x",),
+        "training": ({"steps": 1e9}, {"steps": 10**9}, {"steps": 0}),
     }.items():
         for bad in bads:
             refuse(lambda key=key, bad=bad: sklearn.EnergyDetector(**{key: bad}).fit(x))

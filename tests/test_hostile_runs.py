@@ -505,6 +505,25 @@ def test_every_act_on_damaged_json_ends_in_words(run: Path, file: str, text: str
         words_or_value(lambda: act(copy))  # noqa: B023
 
 
+UNITS = {"mean": [1.0, 2.0], "scale": [1.0, 3.0], "class_names": ["b", "a"], "kind": "box"}
+
+
+@pytest.mark.parametrize("field", UNITS)
+def test_what_was_edited_in_the_description_of_data_is_noticed(run: Path, field: str) -> None:
+    """Energies would be those of other units, verdicts those of other classes."""
+    about = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps(about | {"note": "mine"}))
+    assert load(run).description["note"] == "mine"  # nothing is computed with it
+    twins = {"mean": [0.0, 0.0], "scale": [1.0, 1.0]} if field in ("mean", "scale") else {}
+    (run / "data.json").write_text(json.dumps(about | twins | {field: UNITS[field]}))
+    words = rf"data.json is damaged: .*{field}.* changed since the run was trained; .*; restore it"
+    with pytest.raises(ValueError, match=words):
+        _ = load(run).description
+    np.save(run.parent / "p.npy", np.zeros((2, 2), np.float32))
+    with pytest.raises(ValueError, match=words):
+        commands.energy(run, [run.parent / "p.npy"])
+
+
 @pytest.mark.parametrize("file", ["log.jsonl", "time.jsonl"])
 @pytest.mark.parametrize(
     "text", ["[1]\n", "3\n", "{}\n", DEEP, '{"step": "x"}\n', '{"step": 5, "gap": []}\n', "\xff"]

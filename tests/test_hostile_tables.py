@@ -523,6 +523,20 @@ def energies(run: Path, path: Path, capsys: pytest.CaptureFixture[str]) -> tuple
     return [float(line.split(",")[1]) for line in out.splitlines()[1:]], said.strip()
 
 
+def test_a_run_that_was_not_evaluated_says_why_it_needs_its_data(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = write(tmp_path / "p.csv", (run / "t.csv").read_text())
+    (run / "t.csv").rename(tmp_path / "t.csv")
+    try:
+        with pytest.raises(SystemExit):
+            main(["energy", str(run / "run"), str(points)])
+    finally:
+        (tmp_path / "t.csv").rename(run / "t.csv")
+    said = capsys.readouterr().err
+    assert "was trained on cannot be read" in said and "`lowland evaluate` leaves" in said, said
+
+
 def test_columns_are_matched_by_name(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = [line.split(",") for line in (run / "t.csv").read_text().splitlines()[:7]]
 

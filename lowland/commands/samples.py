@@ -87,7 +87,7 @@ def energy(
     force: bool = False,
     device: str = AUTO,
 ) -> str | Path:
-    """Compute energy, p-value and verdict of images, folders of images, .npy or .npz files.
+    """Compute energy, p-value and verdict of images, folders of images, .npy, .npz or .csv files.
 
     Returns the table, or with --out the path of the file, which is written over all processes and
     resumed after a break.

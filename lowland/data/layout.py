@@ -34,8 +34,8 @@ WHOLE = re.compile(r"[+-]?[0-9]+")
 UNNAMED = re.compile(r"(unnamed: ?[0-9]+)?", re.IGNORECASE)  # as pandas reads its own index
 WORDS = {"true": 1.0, "false": 0.0}  # as pandas writes booleans
 HEADER_ADVICE = (
-    "say header=True if it holds names or header=False if it is an example (--set "
-    "data.header=true or false)"
+    "say header=True if it holds names or header=False if it is an example (`train` takes --set "
+    "data.header=true or false), or correct that line"
 )
 
 

@@ -37,9 +37,10 @@ from lowland.run.checkpoint import (
     tensors_to_bytes,
     write_checkpoint,
 )
+from lowland.run.description import digest_fields, find_edits
 from lowland.run.log import cut_log, parse_rows, sync_log, write_row
 from lowland.run.schema import DATA, HEADER, RECIPE, find_problem
-from lowland.run.versions import versions
+from lowland.run.versions import compare_versions, versions
 from lowland.systems import HeldError
 
 
@@ -115,8 +116,8 @@ class Run:
 
     @property
     def data(self) -> Plain:
-        """Read data.json: what the run knows of its data. Raises RunError if it is missing or
-        damaged.
+        """Read data.json: what the run knows of its data. Raises RunError if it is missing,
+        damaged, or not as it was when the newest checkpoint was written.
         """
         found = self.read_json("data.json")
         problem = find_problem(found, DATA, ["name", "classes", "mean", "scale"])
@@ -126,6 +127,9 @@ class Run:
             problem = "scale holds 0"
         if problem is not None:
             raise self._damage("data.json", problem)
+        edits = find_edits(found, self.newest_state().get("data"))
+        if edits:
+            raise self._damage("data.json", f"{edits} changed since the run was trained")
         return found
 
     def _damage(self, name: str, problem: str) -> RunError:
@@ -143,17 +147,10 @@ class Run:
         """Warn if the run was begun with other versions or threads: it goes on, but its bits may
         differ.
         """
-        then, now = self.header.get("versions"), versions()
-        known = then if isinstance(then, dict) else {}
-        other = [
-            f"{name} {known[name]} then, {now[name]} now"
-            for name in now
-            if known.get(name, now[name]) != now[name]
-        ]
+        other = compare_versions(self.header.get("versions"))
         if other:
             warnings.warn(
-                f"{self.path} was begun elsewhere ({'; '.join(other)}); bits may differ from there "
-                "on",
+                f"{self.path} was begun elsewhere ({other}); bits may differ from there on",
                 stacklevel=2,
             )
 
@@ -269,6 +266,9 @@ class Run:
         refuses.
         """
         target = self._directory(checkpoint.step)
+        with suppress(RunError):  # runs of one's own need no data.json
+            known = {"data": digest_fields(self.read_json("data.json"))}
+            checkpoint = checkpoint._replace(state={**checkpoint.state, **known})
         if (self.path / "log.jsonl").exists():
             sync_log(self.path / "log.jsonl")  # the checkpoint will count on its rows
         return write_checkpoint(target, checkpoint)

@@ -17,3 +17,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found | {"threads": str(torch.get_num_threads())}
+
+
+def compare_versions(then: object) -> str:
+    """Return which versions a run was begun with that are others now; empty if none are."""
+    known, now = then if isinstance(then, dict) else {}, versions()
+    return "; ".join(
+        f"{name} {known[name]} then, {now[name]} now"
+        for name in now
+        if known.get(name, now[name]) != now[name]
+    )

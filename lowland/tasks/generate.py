@@ -31,7 +31,7 @@ from lowland.samplers import (
 )
 from lowland.samplers.precision import autocast
 from lowland.samplers.verdict import warn_of_lost
-from lowland.scalars import read_integer, read_number
+from lowland.scalars import MAX_STEPS, read_integer, read_number
 from lowland.tasks.settings import read_levels
 
 Progress = Callable[[int], object] | None
@@ -106,7 +106,7 @@ def generate(
     (torch.Size([4, 4, 2]), [0, 10, 20, 20])
     """
     temperatures = read_levels("temperatures", temperatures, least_count=1)
-    frames, steps = _read_frames(frames), read_integer("steps", steps, least=0)
+    frames, steps = _read_frames(frames), read_integer("steps", steps, least=0, most=MAX_STEPS)
     sigmas = None if sigmas is None else read_levels("sigmas", sigmas)
     check_joint(energy)
     if noise_of(energy):

@@ -33,7 +33,7 @@ from lowland.registry import suggest
 from lowland.samplers import denoise, karras_sigmas
 from lowland.samplers.kernel import normal_like
 from lowland.samplers.loop import check_arguments
-from lowland.scalars import read_integer, read_number
+from lowland.scalars import MAX_STEPS, read_integer, read_number
 from lowland.tasks.detection.class_scores import Classifier, logits
 from lowland.tasks.generate import check_joint
 
@@ -149,7 +149,8 @@ def read_settings(
             f"purify was given method {method!r}; it is one of {', '.join(PURIFY_METHODS)}; choose "
             "one"
         )
-    steps = read_integer("steps of purify", steps, least=1 if method == "denoise" else 0)
+    least = 1 if method == "denoise" else 0
+    steps = read_integer("steps of purify", steps, least=least, most=MAX_STEPS)
     sigma = read_number("sigma of purify", sigma, least=0)
     step_size = read_number("step_size of purify", step_size, above=0)
     temperature = read_number("temperature of purify", temperature, least=0)

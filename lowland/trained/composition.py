@@ -13,7 +13,7 @@ from lowland.energy import Energy, Sum, check_normalisable, draw_start
 from lowland.energy.sizes import parameter_dtype
 from lowland.registry import Plain, build
 from lowland.samplers import denoise, karras_sigmas
-from lowland.scalars import read_integer
+from lowland.scalars import MAX_STEPS, read_integer
 from lowland.tasks import DenoisedGuidance, LabelGuidance, anneal_composed, sample_composed
 from lowland.trained.labels import find_label
 from lowland.trained.placement import check_one_device, place_generator
@@ -50,7 +50,7 @@ def compose_models(
     differ, and a sum without normaliser.
     """
     weights, asked = list(weights) or [1.0] * len(models), list(labels) or [None] * len(models)
-    count = read_integer("count", count)
+    count, steps = read_integer("count", count), read_integer("steps", steps, most=MAX_STEPS)
     _check_lists(models, weights, asked, count)
     Sum([model.energy for model in models])  # refuses different domains
     _check_units(models)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lowland.energy import Energy, given_channels
 from lowland.samplers import karras_sigmas
-from lowland.scalars import read_integer
+from lowland.scalars import MAX_STEPS, read_integer
 from lowland.tasks import (
     DenoisedGuidance,
     EditResult,
@@ -54,6 +54,7 @@ def edit_with(
     for an energy of noise, the noise level to which x is buried: higher keeps less of it.
     """
     judge, draws = classifier or model, read_integer("draws", draws, least=1)
+    steps = read_integer("steps", steps, most=MAX_STEPS)
     check_one_device([model, judge])
     x, generator = place_points(model, x), place_generator(model, generator)
     check_memory(f"the result of {draws} edits of {len(x)} pictures", draws * x.numel())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from lowland.data import DataError
 from lowland.metrics import benjamini_hochberg
 from lowland.tasks import Detector
 from lowland.trained.detector import energy_for
@@ -116,7 +117,15 @@ def _calibration_energies(model: Model) -> Tensor:
         energies = model.run.read_tensors(CALIBRATION_FILE).get("energies")
         if energies is not None:
             return energies
-    return compute_energies(model, model.data.calibration.x)
+    try:
+        data = model.data
+    except DataError as error:
+        raise DataError(
+            f"the data that {model.run.path} was trained on cannot be read ({error}); p-values "
+            "compare with their calibration part, whose energies `lowland evaluate` leaves in the "
+            "run; bring the data back, or evaluate the run where they are"
+        ) from None
+    return compute_energies(model, data.calibration.x)
 
 
 def load_detector(model: Model, path: str | Path | None = None) -> Detector:

@@ -129,6 +129,8 @@ def record_data(run: Run, data: Dataset, *, allow_changes: bool = False) -> None
         run.write_tensors(HASHES, PointHashes.of(data)._asdict())
     if not known:
         run.write_json("data.json", describe_data(data))
+        if run.steps():
+            run.save_checkpoint(run.load_checkpoint())  # which knows data.json
 
 
 def describe_data(data: Dataset) -> Row:

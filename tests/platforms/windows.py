@@ -42,12 +42,15 @@ flock, get_flags = fcntl.flock, fcntl.fcntl
 
 
 class Blocker:
-    """A finder of modules that finds none of Unix's, and none that are optional."""
+    """A finder of modules without those of Unix, and without those that are optional."""
 
-    def find_spec(self, name: str, *_: object) -> None:
-        """Raise ModuleNotFoundError for modules that Windows lacks, and extras."""
-        if name.partition(".")[0] in (*GONE, *EXTRAS):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    def __init__(self, finder: Any) -> None:
+        self.finder = finder
+
+    def find_spec(self, name: str, *more: Any) -> Any:
+        """Return None for modules that are not there."""
+        missing = name.partition(".")[0] in (*GONE, *EXTRAS)
+        return None if missing else self.finder.find_spec(name, *more)
 
 
 def require(held: bool, message: str) -> None:
@@ -140,7 +143,7 @@ def become_windows() -> None:
         vars(signal).pop(name, None)
     for name in GONE:
         sys.modules.pop(name, None)
-    sys.meta_path.insert(0, Blocker())
+    sys.meta_path[:] = map(Blocker, sys.meta_path)
     msvcrt = types.ModuleType("msvcrt")
     vars(msvcrt).update(locking=lock_byte, LK_NBLCK=2, LK_UNLCK=0)
     sys.modules["msvcrt"] = msvcrt

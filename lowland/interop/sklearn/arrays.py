@@ -17,14 +17,13 @@ from torch import Tensor
 from lowland.data import Dataset, Split
 from lowland.data.precision import shrink
 from lowland.domain import Domain, binary, real
-from lowland.scalars import read_integer, read_number
+from lowland.scalars import MAX_STEPS, read_integer, read_number
 from lowland.training import diagnose
 from lowland.training.session import Session
 from lowland.training.settings import Row
 
 Array = NDArray[Any]
 VISIBLE = ("auto", "binary", "gaussian")
-MAX_COUNT = 10_000_000  # of passes, chains, steps: plain sense
 LARGEST = 1e150  # whose square is a float64 number
 
 
@@ -126,10 +125,12 @@ def refuse(problems: Iterable[str]) -> None:
 def judge_counts(estimator: BaseEstimator, least: Mapping[str, int]) -> list[str]:
     """Return a sentence for each parameter that is no whole number from its bound to 10⁷."""
     values = estimator.get_params(deep=False)
-    return [
-        _judge(read_integer, name, values[name], least=bound, most=MAX_COUNT)
-        for name, bound in least.items()
-    ]
+    return [judge_count(name, values[name], least=bound) for name, bound in least.items()]
+
+
+def judge_count(name: str, value: object, *, least: int) -> str:
+    """Return a sentence on a value that is no whole number from `least` to 10⁷; "" for others."""
+    return _judge(read_integer, name, value, least=least, most=MAX_STEPS)
 
 
 def judge_numbers(estimator: BaseEstimator, bounds: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -17,6 +17,7 @@ from lowland.interop.sklearn.arrays import (
     Array,
     Columns,
     count_updates,
+    judge_count,
     judge_counts,
     judge_numbers,
     refuse,
@@ -118,6 +119,8 @@ class EnergyDetector(ConformalOutlierMixin, BaseEstimator):
             section = self.get_params(deep=False)[name]
             if section is not None and not isinstance(section, Mapping):
                 wrong.append(f"{name} is {section!r}; it is a section of a recipe, as a dict")
+        if isinstance(self.training, Mapping) and "steps" in self.training:
+            wrong += [judge_count("training['steps']", self.training["steps"], least=1)]
         share = self.contamination
         if not (isinstance(share, str) and share == "auto") and not _is_share(share, 0.5):
             wrong.append(f"contamination is {share!r}; it is 'auto' or a share in (0, 0.5]")

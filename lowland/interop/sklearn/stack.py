@@ -34,7 +34,7 @@ from lowland.interop.sklearn.arrays import Array, Columns, refuse, train
 from lowland.interop.sklearn.estimator import BoltzmannEstimator, RandomState, to_place
 from lowland.metrics import log_z
 from lowland.samplers import BlockGibbs, sample
-from lowland.scalars import read_integer
+from lowland.scalars import MAX_STEPS, read_integer
 from lowland.targets import Normal
 from lowland.training.layerwise import hidden_data
 from lowland.training.session import Session
@@ -283,7 +283,7 @@ class RBMStack(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannEstim
         """
         check_is_fitted(self)
         n_samples = read_integer("n_samples", n_samples, least=1)
-        steps = read_integer("steps", steps, least=1)
+        steps = read_integer("steps", steps, least=1, most=MAX_STEPS)
         place, count = self._place(torch.float32), len(self.chains_)
         g, rounds = self._generator(random_state, place), -(-n_samples // count)
         orders = [torch.randperm(count, generator=g, device=place) for _ in range(rounds)]

@@ -30,7 +30,7 @@ from torch import Tensor
 from lowland.devices import check_generator
 from lowland.energy import Energy, check_points, draw_start, freeze, lift, noise_of
 from lowland.samplers import Sampler, normal_like, sde_dpm_solver
-from lowland.scalars import read_integer
+from lowland.scalars import MAX_STEPS, read_integer
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
 from lowland.tasks.inverse.map import map_estimate
 from lowland.tasks.inverse.operators import Identity, Mask
@@ -86,7 +86,7 @@ def conditional_sample(
     """
     energy, sigmas = lift(energy), read_levels("sigmas", sigmas)
     draws, steps, final = (
-        read_integer("each of draws, steps and final", count, least=0)
+        read_integer("each of draws, steps and final", count, least=0, most=MAX_STEPS)
         for count in (draws, steps, final)
     )
     noise = noise_of(energy)

@@ -43,7 +43,7 @@ from lowland.energy.gradient import call
 from lowland.energy.points import describe
 from lowland.samplers import Sampler, normal_like
 from lowland.samplers.kernel import CONTINUOUS, per_row
-from lowland.scalars import read_integer, read_number
+from lowland.scalars import MAX_STEPS, read_integer, read_number
 from lowland.tasks.composition.compose import anneal_composed, sample_composed
 from lowland.tasks.composition.guidance import bind_sigma
 from lowland.tasks.generate import check_joint
@@ -194,7 +194,7 @@ def interpolate(
     >>> bool(found.straight.max() > 3), bool(found.energies.max() < 0.1)
     (True, True)
     """
-    energy, steps = lift(energy), read_integer("steps", steps, least=0)
+    energy, steps = lift(energy), read_integer("steps", steps, least=0, most=MAX_STEPS)
     points = read_integer("points", points, least=3)
     if step_size is not None:
         step_size = read_number("step_size", step_size, above=0)

@@ -22,7 +22,7 @@ from torch import Tensor
 from lowland.energy import Energy, check_finite, check_gradient, check_points, lift, value_and_score
 from lowland.energy.points import explain_mismatch
 from lowland.samplers.kernel import per_row
-from lowland.scalars import read_integer, read_number
+from lowland.scalars import MAX_STEPS, read_integer, read_number
 from lowland.tasks.inverse.checks import check_linear, check_operator, place_operator
 from lowland.tasks.inverse.operators import as_linear
 from lowland.tasks.inverse.posterior import Likelihood, Measure, Restoration, check_measured
@@ -85,7 +85,7 @@ def map_estimate(
     check_points(prior, start)
     start = start.to(y.device)
     check_operator(operator, start, y)
-    steps = read_integer("steps", steps, least=1)
+    steps = read_integer("steps", steps, least=1, most=MAX_STEPS)
     tolerance = read_number("tolerance", tolerance, above=0)
     if len(start) != len(y):
         raise ValueError(

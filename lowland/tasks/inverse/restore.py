@@ -19,7 +19,7 @@ from lowland.energy.points import explain_mismatch
 from lowland.metrics.distances import distances
 from lowland.samplers import Sampler, anneal, denoise
 from lowland.samplers.loop import check_arguments
-from lowland.scalars import read_integer, read_number
+from lowland.scalars import MAX_STEPS, read_integer, read_number
 from lowland.tasks.inverse.checks import check_operator, check_slope, place_operator
 from lowland.tasks.inverse.posterior import (
     ClampedEnergy,
@@ -114,7 +114,7 @@ def restore(
     True
     """
     prior, sigma = lift(prior), read_noise(sigma)
-    draws, steps = read_integer("draws", draws), read_integer("steps", steps)
+    draws, steps = read_integer("draws", draws), read_integer("steps", steps, most=MAX_STEPS)
     denoise_sigma = read_number("denoise_sigma", denoise_sigma, least=0)
     temperatures = read_levels("temperatures", temperatures, least_count=1)
     _check(prior, y, draws, start, prior_samples)

@@ -36,7 +36,7 @@ from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
 from lowland.samplers.precision import check_precision
-from lowland.scalars import read_integer, read_number
+from lowland.scalars import MAX_STEPS, read_integer, read_number
 from lowland.tasks.generate import check_joint
 from lowland.tasks.inverse.checks import check_linear, check_operator, place_operator
 from lowland.tasks.inverse.operators import (
@@ -111,7 +111,7 @@ def split_gibbs_sample(
     >>> bool((found.mean - 0.5).abs().max() < 0.1), bool((found.std - 0.7).abs().max() < 0.1)
     (True, True)
     """
-    sigma, steps = read_noise(sigma), read_integer("steps", steps)
+    sigma, steps = read_noise(sigma), read_integer("steps", steps, most=MAX_STEPS)
     num_levels, denoise_steps, draws, batch = (
         read_integer("each of num_levels, denoise_steps, draws and batch", count, least=1)
         for count in (num_levels, denoise_steps, draws, batch)
