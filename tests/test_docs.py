@@ -254,7 +254,7 @@ def build() -> Any:
 
 
 PAGES = [path.name for path in build().pages()]
-LONG_PAGES = {"purify.md", "restore.md", "is-this-likelihood-real.md"}  # half a minute each
+LONG_PAGES = {"purify.md", "restore.md", "is-this-likelihood-real.md", "compose.md"}
 
 
 def unresolved(code: str) -> list[str]:
