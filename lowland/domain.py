@@ -5,6 +5,7 @@ keeps Metropolis-corrected samplers exact, because reflection preserves volume a
 is its own inverse once the momentum is turned round.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -119,7 +120,13 @@ class Domain:
         return Domain(**{**values, "shape": tuple(values["shape"])})
 
 
-def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _shape(sizes: tuple[int, ...], shape: Sequence[int] | None = None) -> tuple[int, ...]:
+    """Return an event shape given as sizes one by one, or as one sequence called shape."""
+    if shape is not None and sizes:
+        raise ValueError(
+            f"the sizes {sizes} came and shape = {shape}; an event has one shape; pass either"
+        )
+    shape = sizes if shape is None else tuple(shape)
     try:
         return tuple(read_integer("a size", size, least=1, most=MAX_SIZE) for size in shape)
     except ValueError:
@@ -129,20 +136,22 @@ def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
         ) from None
 
 
-def real(*shape: int) -> Domain:
+def real(*sizes: int, shape: Sequence[int] | None = None) -> Domain:
     """Return the domain of all of R^shape.
 
     >>> real(2).kind
     'real'
     """
-    return Domain("real", _shape(shape))
+    return Domain("real", _shape(sizes, shape))
 
 
-def box(lo: float, hi: float, *shape: int) -> Domain:
-    """Return the closed box [lo, hi]^shape.
+def box(lo: float, hi: float, *sizes: int, shape: Sequence[int] | None = None) -> Domain:
+    """Return the closed box [lo, hi]^shape, of sizes one by one or of shape=(...).
 
     >>> box(0.0, 1.0, 1, 8, 8).reflect(torch.tensor([1.25]))[0].item()
     0.75
+    >>> box(0, 1, shape=(3, 24, 24)) == box(0, 1, 3, 24, 24)
+    True
     """
     try:
         low, high = read_number("lo", lo), read_number("hi", hi)
@@ -153,15 +162,15 @@ def box(lo: float, hi: float, *shape: int) -> Domain:
             f"the box is [{lo}, {hi}]; both walls must be finite and lo < hi; use real(...) "
             "without walls"
         )
-    return Domain("box", _shape(shape), low, high)
+    return Domain("box", _shape(sizes, shape), low, high)
 
 
-def binary(*shape: int) -> Domain:
+def binary(*sizes: int, shape: Sequence[int] | None = None) -> Domain:
     """Return the domain {0, 1}^shape."""
-    return Domain("binary", _shape(shape), 0.0, 1.0)
+    return Domain("binary", _shape(sizes, shape), 0.0, 1.0)
 
 
-def categorical(classes: int, *shape: int) -> Domain:
+def categorical(classes: int, *sizes: int, shape: Sequence[int] | None = None) -> Domain:
     """Return the domain {0, ..., classes-1}^shape, one integer per site."""
     try:
         count = read_integer("classes", classes, least=2, most=MAX_SIZE)
@@ -170,4 +179,4 @@ def categorical(classes: int, *shape: int) -> Domain:
             f"a categorical domain has {classes!r} values; it needs at least 2; pass the number of "
             "classes"
         ) from None
-    return Domain("categorical", _shape(shape), 0.0, float(count - 1), count)
+    return Domain("categorical", _shape(sizes, shape), 0.0, float(count - 1), count)

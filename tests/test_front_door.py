@@ -192,7 +192,7 @@ def same_weights(a: nn.Module, b: nn.Module) -> bool:
 def test_a_network_and_a_tensor_of_images_become_a_model_with_every_use(tmp_path: Path) -> None:
     torch.manual_seed(0)
     images = torch.randint(0, 256, (200, 3, 8, 8), dtype=torch.uint8)
-    energy = ll.Function(CNN(), ll.box(0, 1, 3, 8, 8))
+    energy = ll.Function(CNN(), ll.box(0, 1, shape=(3, 8, 8)))
     sampler = ll.Langevin(0.01)
     model = fit(energy, images, CHAINS, sampler=sampler, run=tmp_path / "mine")
     g = torch.Generator().manual_seed(0)
