@@ -4,6 +4,7 @@ evaluated there, files are written as ever, and nothing meets a tensor of the CP
 
 import json
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from inspect import signature
 from pathlib import Path
 
@@ -186,8 +187,9 @@ def test_a_command_computes_on_the_device(
     """The same command on the device leaves the files that it leaves on the CPU."""
     monkeypatch.chdir(folder)
     (folder / "compose.toml").write_text(TASK)
-    tune = "lowland.tasks.composition.compose.tune"  # has its own tests, and takes 300 steps
-    monkeypatch.setattr(tune, lambda energy, sampler, *_, **__: sampler)
+    module = import_module("lowland.tasks.composition.compose")
+    # it has its own tests, and takes 300 steps
+    monkeypatch.setattr(module, "tune", lambda energy, sampler, *_, **__: sampler)
     line = [*name.split(), *LINES[name]]
     if name == "resume":
         settings = json.loads((folder / "moons/recipe.json").read_text())
