@@ -59,7 +59,12 @@ def _run(arguments: list[str]) -> None:
     try:
         rank = read_launch().rank  # where torchrun started several, the first one prints
         who = f"{PROGRAM} (process {rank})" if rank else PROGRAM
-        with redirect_stdout(io.StringIO()) if rank else nullcontext(), warnings_as_lines(who):
+        quiet = rank or "--quiet" in arguments
+        with (
+            redirect_stdout(io.StringIO()) if rank else nullcontext(),
+            warnings_as_lines(who),
+            nullcontext() if quiet else log_as_lines(who),
+        ):
             status = show(call(_import_code(arguments)))
     except ValueError as error:
         fail(f"{who}: {error}", 2)
@@ -139,6 +144,23 @@ def warnings_as_lines(who: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(f"{who}: {message}", file=sys.stderr)
         yield
+
+
+@contextmanager
+def log_as_lines(who: str) -> Iterator[None]:
+    """Print what lowland logs as lines on standard error."""
+    import logging  # late: help needs none
+
+    logger, handler = logging.getLogger("lowland"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"{who}: %(message)s"))
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(handler)
 
 
 @contextmanager

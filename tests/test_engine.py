@@ -15,8 +15,7 @@ from contract.cases import seeded
 from lowland import HMC, MALA, Energy, Function, Langevin, box, mixture, real, sample
 from lowland.energy import by_autograd, differentiate, freeze, score_alone
 from lowland.nets import IGEBM, MLP, ConvNet, NoiseMLP
-from lowland.samplers import accelerate, acceleration, precision
-from lowland.samplers.precision import autocast, faster_precision, resolve_precision
+from lowland.samplers import accelerate, acceleration
 from lowland.targets import Gaussian
 
 DOUBLE = torch.float64
@@ -296,15 +295,6 @@ def test_options_that_cannot_be_meant_are_refused() -> None:
         with pytest.raises(ValueError, match=rf";.*{words}|{words}.*;"):
             sample(bowl, MALA(0.1), x, 2, generator=seeded(), **options)  # type: ignore[arg-type]
     assert accelerate(bowl) is bowl
-
-
-def test_auto_takes_bfloat16_only_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    for half, found in ((0.5, "bfloat16"), (1.5, "float32")):
-        faster_precision.cache_clear()
-        seconds = {False: 1.0, True: half}
-        monkeypatch.setattr(precision, "_time", lambda device, half, limit: seconds[half])  # noqa: B023
-        assert resolve_precision("auto", torch.device("cpu")) == found
-        monkeypatch.setattr(precision, "_time", None)  # measured once for each device
-        assert resolve_precision("auto", torch.device("cpu")) == found
-        assert autocast("auto", torch.device("cpu"))._enabled == (found == "bfloat16")
-    faster_precision.cache_clear()
+    assert accelerate(bowl, x, precision="auto") is bowl
+    with pytest.raises(ValueError, match=r"no points came; .*; pass x"):
+        accelerate(bowl, precision="auto")

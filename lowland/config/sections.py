@@ -115,7 +115,7 @@ class Drawing(BaseModel):
     sigma_min: Real = Field(0.01, gt=0, description="the last")
     precision: Literal["float32", "bfloat16", "auto"] = Field(
         default_factory=default_of(SPLIT_GIBBS, "precision"),
-        description="of the matrix products on the way down",
+        description="of the matrix products on the way down; auto measures which is faster",
     )
 
     @model_validator(mode="after")
@@ -127,10 +127,10 @@ class Drawing(BaseModel):
                 f"chains were chosen and no sampler; a [{name}.sampler] is needed; add one, or "
                 f"method = '{other}'"
             )
-        if self.method in ("chains", "recovery") and self.precision != "float32":
+        if self.method in ("chains", "recovery") and self.precision == "bfloat16":
             raise ValueError(
-                f"precision is {self.precision!r} for chains; only a way down the levels takes "
-                "one; omit it"
+                "precision is 'bfloat16' for chains, which are float32; only a way down the levels "
+                "takes it; omit it"
             )
         if self.sigma_max <= self.sigma_min:
             raise ValueError(

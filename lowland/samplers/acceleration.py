@@ -7,8 +7,8 @@ chunk       gradients are taken of so many chains at a time, so that activations
 precision   "bfloat16": gradients come from a network run in bfloat16 (autocast), points and noise
             stay float32. A sampler with an accept step still gets float32 energies, so it stays
             exact: its gradient only proposes, and any fixed function of the point may do that.
-            Other samplers get a slightly different drift, and say so here. "auto": whichever of
-            the two is faster on the device (`samplers.precision`)
+            Other samplers get a slightly different drift, and say so here. "auto": the faster of
+            the two on the device, and float32 energies for every sampler (`samplers.precision`)
 compile     gradients by torch.compile, which takes seconds to a minute the first time; if that
             fails, a warning says why and sampling goes on without
 """
@@ -37,12 +37,13 @@ from lowland.energy import (
 )
 from lowland.energy.capabilities import Condition, ConditionLike
 from lowland.energy.gradient import call
-from lowland.samplers.precision import resolve_precision
+from lowland.samplers.precision import check_precision, resolve_precision
 from lowland.scalars import read_integer
 
 
 def accelerate(
     energy: Energy,
+    x: Tensor | None = None,
     *,
     precision: str = "float32",
     compile: bool = False,
@@ -51,11 +52,18 @@ def accelerate(
 ) -> Energy:
     """Return the energy with the gradients that the options ask for; itself if they ask for none.
 
-    exact: energies are wanted in the precision of the points, for an accept step.
-    Raises ValueError for a precision that is not known or a chunk below 1.
+    x (n, *event): points of the batch, which "auto" needs for its timing; exact: energies are
+    wanted in the precision of the points, for an accept step. Raises ValueError for a precision
+    that is not known, "auto" without points, or a chunk below 1.
     """
-    device = next((p.device for p in energy.parameters()), torch.device("cpu"))
-    precision = resolve_precision(precision, device)
+    check_precision(precision)
+    if precision == "auto":
+        if x is None:
+            raise ValueError(
+                "precision is 'auto' and no points came; what is timed is the gradient at them; "
+                "pass x, or 'float32' or 'bfloat16'"
+            )
+        precision = resolve_precision(precision, energy, x, exact=exact).precision
     if chunk is not None:
         chunk = read_integer("chunk", chunk, least=1)
     if precision == "float32" and not compile and chunk is None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lowland.energy import Energy, check_gradient, freeze, lift, score_with_graph
 from lowland.samplers.kernel import normal_like, per_row
-from lowland.samplers.precision import autocast
+from lowland.samplers.precision import Precision, autocast, resolve_precision
 
 
 def denoise(
@@ -53,7 +53,7 @@ def sde_dpm_solver(
     sigmas: Sequence[float],
     *,
     generator: torch.Generator,
-    precision: str = "float32",
+    precision: str = "auto",
     constrain: Callable[[float, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Draw clean points (B, *event) behind z = x + σ ξ along falling levels from that of z.
@@ -65,9 +65,9 @@ def sde_dpm_solver(
     the ancestral step with D extrapolated along the line through its last value D₋, a step h₋
     before: second order in the drift at one gradient a step. The last level ends at D. D is
     projected onto a box domain: the mean of points in a box lies in the box, and a network may say
-    otherwise. precision: "float32" or "bfloat16", of the network alone; constrain: applied to the
-    points of each level below the first, given that level and the points. Cost: a gradient per
-    level. Source: Lu et al. (2022), SDE-DPM-Solver++(2M), https://arxiv.org/abs/2211.01095
+    otherwise. precision: "float32", "bfloat16" or "auto", of the network alone; constrain: applied
+    to the points of each level below the first, given that level and the points. Cost: a gradient
+    per level. Source: Lu et al. (2022), SDE-DPM-Solver++(2M), https://arxiv.org/abs/2211.01095
 
     >>> import torch, lowland
     >>> normal = lowland.Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
@@ -77,20 +77,21 @@ def sde_dpm_solver(
     (True, True)
     """
     x, before, last = z, z, 0.0
+    choice = resolve_precision(precision, energy.given(sigmas[0]), z).precision
     for sigma, below in pairwise(sigmas):
         first = sigma == sigmas[0]  # where the gradient is looked at; a GPU would wait each time
-        clean = denoise_in_domain(energy, x, sigma, precision, check=first)
+        clean = denoise_in_domain(energy, x, sigma, choice, check=first)
         h, w = math.log(sigma / below), 1 - (below / sigma) ** 2
         ahead = clean + h / (2 * last) * (clean - before) if last else clean
         x = (1 - w) * x + w * ahead + below * math.sqrt(w) * normal_like(x, generator)
         before, last = clean, h
         if constrain is not None:
             x = constrain(below, x)
-    return denoise_in_domain(energy, x, sigmas[-1], precision)
+    return denoise_in_domain(energy, x, sigmas[-1], choice)
 
 
 def denoise_in_domain(
-    energy: Energy, x: Tensor, sigma: float, precision: str, *, check: bool = True
+    energy: Energy, x: Tensor, sigma: float, precision: Precision, *, check: bool = True
 ) -> Tensor:
     """Compute expected clean points at a level of E(x, σ), projected onto the energy's domain.
 

@@ -35,9 +35,11 @@ from lowland.samplers.doors import (
     check_step_sizes,
 )
 from lowland.samplers.kernel import Info, Sampler
+from lowland.samplers.precision import AS_ASKED, PrecisionChoice, resolve_precision
 from lowland.samplers.recorders import Recorder, collect_recorders
 from lowland.samplers.rescue import collect_errors, raise_at_start
 from lowland.samplers.verdict import warn_of_run
+from lowland.scalars import read_integer
 
 Recorders = Recorder | Sequence[Recorder]
 
@@ -49,7 +51,8 @@ class Trace:
     x: final points (B, *event); state: pass it back to go on; acceptance (B,): mean acceptance
     probability per chain; diverged (B,): refused non-finite proposals per chain; steps;
     num_grad_evals: gradients per chain (the mean over chains where they differ); records: results
-    of the recorders, by name.
+    of the recorders, by name; precision: that of the network's products in gradients, and what was
+    measured before it was chosen.
     """
 
     state: Any
@@ -58,6 +61,7 @@ class Trace:
     steps: int
     num_grad_evals: float
     records: dict[str, Any] = field(default_factory=dict)
+    precision: PrecisionChoice = AS_ASKED
 
     @property
     def x(self) -> Tensor:
@@ -98,7 +102,7 @@ def sample(
     recorders: Recorders = (),
     state: Any = None,
     progress: Callable[[int], object] | None = None,
-    precision: str = "float32",
+    precision: str = "auto",
     compile: bool = False,
     chunk: int | None = None,
 ) -> Trace:
@@ -108,7 +112,9 @@ def sample(
     module is run in eval mode with frozen weights and is afterwards as it was. thin: record the
     points of every thin-th step in `trace.draws`; recorders: what else to record. progress: called
     with 1 after every step. precision ("float32", "bfloat16", "auto"), compile, chunk (chains per
-    gradient): cheaper gradients, see `lowland.samplers.acceleration`.
+    gradient): cheaper gradients, see `lowland.samplers.acceleration`. By "auto" gradients of a
+    network of layers are rounded to bfloat16 where that is clearly faster, and nothing else ever
+    is (`trace.precision` says what was done); "float32" gives the same digits on every machine.
 
     x is copied and cut from its graph. A proposal at which the energy is not finite, or raises an
     error of its numbers (a Cholesky factor that does not exist), is refused and counted. One
@@ -135,8 +141,14 @@ def sample(
     x = x.detach().clone()
     paid = 0
     with freeze(energy) as energy, collect_errors() as errors:
+        chunk = None if chunk is None else read_integer("chunk", chunk, least=1)
+        choice = choose_precision(energy, sampler, x[:chunk], precision)
         fast = accelerate(
-            energy, precision=precision, compile=compile, chunk=chunk, exact=sampler.adjusted
+            energy,
+            precision=choice.precision,
+            compile=compile,
+            chunk=chunk,
+            exact=sampler.adjusted or precision == "auto",
         )
         if state is None:
             state = start_chains(energy, fast, sampler, x)
@@ -165,7 +177,17 @@ def sample(
             steps,
             errors,
         )
-    return dataclasses.replace(trace, num_grad_evals=trace.num_grad_evals + paid)
+    paid_in_all = trace.num_grad_evals + paid
+    return dataclasses.replace(trace, num_grad_evals=paid_in_all, precision=choice)
+
+
+def choose_precision(
+    energy: Energy, sampler: Sampler, x: Tensor, precision: str
+) -> PrecisionChoice:
+    """Choose the precision of a sampler's gradients at x (B, *event); energies stay float32."""
+    if precision == "auto" and not (sampler.num_grad_evals or sampler.num_init_grad_evals):
+        return PrecisionChoice("float32", "no gradients")
+    return resolve_precision(precision, energy, x, exact=True)
 
 
 def start_chains(energy: Energy, fast: Energy, sampler: Sampler, x: Tensor) -> Any:

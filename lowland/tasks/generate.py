@@ -29,12 +29,13 @@ from lowland.samplers import (
     probability_flow,
     scale_step_sizes,
 )
-from lowland.samplers.precision import autocast
+from lowland.samplers.precision import PrecisionChoice, autocast, resolve_precision
 from lowland.samplers.verdict import warn_of_lost
 from lowland.scalars import MAX_STEPS, read_integer, read_number
 from lowland.tasks.settings import read_levels
 
 Progress = Callable[[int], object] | None
+BATCH = 256  # points that go down the levels together
 MAX_ROUNDS = 50  # of rejection sampling, until every label has its sample
 
 
@@ -154,7 +155,7 @@ def generate_by_flow(
     generator: torch.Generator,
     temperature: float = 1.0,
     frames: int = 0,
-    batch: int = 256,
+    batch: int = BATCH,
     progress: Progress = None,
 ) -> Samples:
     """Draw `count` samples from an energy of noise by probability flow (Heun) along falling sigmas.
@@ -227,6 +228,21 @@ def noise_levels(energy: Energy, recipe: Mapping[str, Any]) -> list[float] | Non
     return list(karras_sigmas(how["sigma_max"], how["sigma_min"], how["num_levels"]))
 
 
+def choose_precision(
+    energy: Energy, recipe: Mapping[str, Any], count: int, device: torch.device | str = "cpu"
+) -> PrecisionChoice:
+    """Choose the precision in which a recipe makes `count` samples: by flow that of its
+    [generation], "auto" unless it names one; chains are float32.
+    """
+    how, sigmas = recipe["generation"], noise_levels(energy, recipe)
+    if how.get("method") != "flow" or not sigmas:
+        return PrecisionChoice("float32", "chains")
+    shape, dtype = (1, *energy.domain.shape), parameter_dtype(energy)
+    x = torch.zeros(shape, dtype=dtype, device=device)
+    bound = energy.given(sigmas[0])
+    return resolve_precision(how.get("precision", "auto"), bound, x, rows=min(count, BATCH))
+
+
 def generate_from_recipe(
     energy: Energy,
     recipe: Mapping[str, Any],
@@ -264,7 +280,8 @@ def generate_from_recipe(
             "flow and recovery go down an energy E(x, σ); use 'chains'"
         )
     if method == "flow":
-        with autocast(how.get("precision", "float32"), generator.device):
+        choice = choose_precision(energy, recipe, count, generator.device)
+        with autocast(choice.precision, generator.device):
             return generate_by_flow(
                 energy,
                 sigmas or (),

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from lowland.data.grids import grid_size
 from lowland.samplers.verdict import NothingMoved
 from lowland.scalars import read_integer
 from lowland.seeds import make_generator
+from lowland.tasks.generate import choose_precision
 from lowland.trained.files import SUFFIXES, check_drawn
 from lowland.trained.jobs import PATIENCE, Job, fingerprint, write_npy, write_npz
 from lowland.trained.labels import find_label
@@ -80,11 +82,15 @@ def sample_to_file(
     check_request(model, count, out)
     label = find_label(model, label)
     with team(patience=PATIENCE) as members:
+        how = model.recipe["generation"]
+        choice = members.broadcast(choose_precision(model.energy, model.recipe, min(count, PIECE)))
+        how = {**how, "precision": choice.precision}  # one for all pieces, also of a later process
+        model = replace(model, recipe={**model.recipe, "generation": how})
         plan = {
             "count": count,
             "seed": seed,
             "label": label,
-            "generation": model.recipe["generation"],
+            "generation": how,
             "weights": fingerprint(model.energy),
             "device": model.device.type,
         }

@@ -16,6 +16,8 @@ from lowland.objectives.loss import Objective
 from lowland.registry import build
 from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler
+from lowland.samplers.precision import PrecisionChoice, check_precision, resolve_precision
+from lowland.training.devices import cpu_threads
 from lowland.training.distributed import Team
 from lowland.training.settings import Plain, Training
 
@@ -38,6 +40,25 @@ def build_objective(values: Plain, settings: Training, team: Team) -> Objective:
         chains = team.per_rank("objective.num_chains", objective.num_chains)
         objective = objective.with_num_chains(chains)
     return objective
+
+
+def choose_precision(
+    settings: Training, energy: Energy, sampler: Sampler | None, device: torch.device
+) -> PrecisionChoice:
+    """Choose the precision of an update: for "auto" that in which gradients of a batch are clearly
+    faster, float32 with a sampler whose accept steps compare energies.
+    """
+    check_precision(settings.precision)
+    if settings.precision == "auto" and sampler is not None and sampler.adjusted:
+        return PrecisionChoice("float32", "chains have an accept step")
+    x = energy.domain.draw(1, torch.Generator(device).manual_seed(0))
+    if noise_of(energy):
+        energy = energy.given(1.0)
+    elif count_classes(energy):
+        energy = energy.given(0)
+    rows = settings.batch // settings.accumulate
+    with cpu_threads(settings.threads):
+        return resolve_precision(settings.precision, energy, x, rows=rows, matrices=True)
 
 
 def build_energy(values: Plain, settings: Training, data: Dataset, seed: int) -> Energy:

@@ -110,8 +110,10 @@ def _train(
     ]
     writes = session.settings.tensorboard and session.team.is_main
     board = Board(run.path / "tensorboard" if writes else None)
-    started = time.monotonic() - (spent[-1] if spent else 0.0)
-    loop = Loop(session, run, rows, board, started, callbacks)
+    already = spent[-1] if spent else 0.0
+    began = {"step": session.step, "seconds": already, **session.precision.to_dict()}
+    run.log(began, "time.jsonl")
+    loop = Loop(session, run, rows, board, time.monotonic() - already, callbacks)
     with _progress_bar(session.settings.steps, session.step, progress) as bar, board:
         while session.step < session.settings.steps and not loop.ended:
             before = session.step

@@ -19,7 +19,7 @@ from lowland.objectives.loss import Batch, Loss
 from lowland.registry import build
 from lowland.run import Checkpoint
 from lowland.samplers.kernel import HasStepSize, Sampler
-from lowland.samplers.precision import autocast, resolve_precision
+from lowland.samplers.precision import PrecisionChoice, autocast
 from lowland.training.averages import TermAverages
 from lowland.training.build import (
     build_buffer,
@@ -27,6 +27,7 @@ from lowland.training.build import (
     build_objective,
     build_partner,
     check_data,
+    choose_precision,
     perturb_examples,
     select_labels,
 )
@@ -84,7 +85,9 @@ class Session:
         self.energy = energy.to(device).train()
         self.labelled = count_classes(self.energy) > 0
         check_data(self.energy, data, settings, device, recipe["objective"])
-        self.precision = self.team.broadcast(resolve_precision(settings.precision, device))
+        self.precision: PrecisionChoice = self.team.broadcast(
+            choose_precision(settings, self.energy, self.sampler, device)
+        )
         self.partner = build_partner(self.objective, self.energy, data, settings, device, seed + 1)
         self.module = Step(self.energy, self.objective, self.sampler, self.terms, self.partner)
         tail = settings.tail_average_fraction
@@ -163,7 +166,7 @@ class Session:
     def _backward(self, batch: Batch, parts: int) -> None:
         """Add the gradient of one part of a batch, and its terms to the log."""
         progress = self.step / self.settings.steps
-        with autocast(self.precision, self.device):
+        with autocast(self.precision.precision, self.device):
             loss: Loss = self._evaluate(
                 batch.x, batch.labels, self.buffer, self.generators["chains"], progress
             )
@@ -266,7 +269,7 @@ class Session:
             "rate_factor": self.rate_factor,
             "step_factor": self.step_factor,
             "best": self.best,
-            "precision": self.precision,
+            "precision": self.precision.precision,
             "rollbacks": self.rollbacks,
             "health": self.health,
             "log_size": log_size,
@@ -291,7 +294,8 @@ class Session:
             )
         self.batches.load_state_dict(state["batches"])
         self.rate_factor, self.rollbacks = state["rate_factor"], state["rollbacks"]
-        self.best, self.precision = state["best"], state["precision"]
+        self.best = state["best"]
+        self.precision = PrecisionChoice(state["precision"], "as the run began")
         self.step_factor = 1.0
         self.shorten_step(state["step_factor"])
         self.health, self.step = state["health"], checkpoint.step

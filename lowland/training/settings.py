@@ -120,7 +120,7 @@ class Training:
     grad_clip_norm: float = 1.0
     ema_decay: float = 0.999
     tail_average_fraction: float = 0.0
-    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    precision: Literal["float32", "bfloat16", "auto"] = "auto"
     data_noise_std: float = 0.0
     box_margin: float = 0.0
     dequantise: bool = False

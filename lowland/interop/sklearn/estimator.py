@@ -47,7 +47,7 @@ class BoltzmannEstimator(BaseEstimator):
     batch_size: int = 50
     n_iter: int = 30
     weight_decay: float = 0.0
-    precision: str = "float32"
+    precision: str = "auto"
     device: str | torch.device = AUTO
     verbose: int = 0
     random_state: RandomState = None

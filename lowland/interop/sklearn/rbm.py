@@ -24,11 +24,11 @@ class RBM(RBMStack):
     learning_rate: of plain stochastic gradient on the centred gradient, falling linearly to 0 in
     `fit`, constant in `partial_fit`; "auto" is 0.3 for binary columns and 0.1 for gaussian ones;
     weights are averaged over the last fifth of the updates. batch_size: at least 2; n_iter: passes
-    over the data; momentum, weight_decay; precision: "float32", or "bfloat16" for rounded matrix
-    products; device: "auto" (a GPU if there is one, else the CPU), "cpu", "cuda", ...; what is
-    fitted is kept on the CPU. likelihood: estimate log Z at the end of `fit`, which `score_samples`
-    needs to give log-likelihoods; without, it gives minus free energies. verbose: 1 prints a line
-    for each pass.
+    over the data; momentum, weight_decay; precision: "float32", "bfloat16" for rounded matrix
+    products, or "auto" for the faster of the two; device: "auto" (a GPU if there is one, else the
+    CPU), "cpu", "cuda", ...; what is fitted is kept on the CPU. likelihood: estimate log Z at the
+    end of `fit`, which `score_samples` needs to give log-likelihoods; without, it gives minus free
+    energies. verbose: 1 prints a line for each pass.
 
     Attributes: energy_ (the lowland energy of columns as they are inside), components_
     (n_components, D), intercept_hidden_, intercept_visible_, columns_ (kind and scaling), chains_

@@ -35,7 +35,7 @@ from lowland.samplers.denoising import denoise_in_domain
 from lowland.samplers.diffusion import Scaled
 from lowland.samplers.kernel import CONTINUOUS, normal_like
 from lowland.samplers.loop import check_arguments
-from lowland.samplers.precision import check_precision
+from lowland.samplers.precision import check_precision, resolve_precision
 from lowland.scalars import MAX_STEPS, read_integer, read_number
 from lowland.tasks.generate import check_joint
 from lowland.tasks.inverse.checks import check_linear, check_operator, place_operator
@@ -73,7 +73,7 @@ def split_gibbs_sample(
     sampler: Sampler | None = None,
     steps: int = 0,
     batch: int = 256,
-    precision: str = "float32",
+    precision: str = "auto",
     progress: Callable[[int], object] | None = None,
 ) -> Restoration:
     """Sample the posterior of x given y = A x + σ ε with an energy of noise E(x, σ).
@@ -134,11 +134,13 @@ def split_gibbs_sample(
     levels, denoise_steps = coupling.levels(sigma_max, sigma_min, num_levels, denoise_steps)
     parts = []
     with freeze(prior) as prior:
+        rows = min(batch, draws * len(y))
+        choice = resolve_precision(precision, prior.given(levels[0]), probe, rows=rows).precision
         for part in torch.arange(draws * len(y), device=y.device).split(batch):
             rows = part % len(y)
             if start is None:
                 x = draw_start(prior, len(part), levels[0], generator, shape=shape, dtype=y.dtype)
-                x = denoise_in_domain(prior, x, levels[0], precision)
+                x = denoise_in_domain(prior, x, levels[0], choice)
             else:
                 x = start.to(y.device)[rows]
             for level in levels:
@@ -149,7 +151,7 @@ def split_gibbs_sample(
                     z,
                     _fall(level, sigma_min, denoise_steps),
                     generator=generator,
-                    precision=precision,
+                    precision=choice,
                     constrain=partial(coupling.impose, y[rows], generator) if biased else None,
                 )
                 if progress is not None:
