@@ -262,7 +262,10 @@ def test_the_run_directory_says_what_was_done_without_a_clock_in_the_log(tmp_pat
         "age",
     }
     assert all(wanted <= set(row) and "seconds" not in row for row in rows)
-    assert [row["step"] for row in Run(tmp_path / "run").rows("time.jsonl")] == [
+    began, *times = Run(tmp_path / "run").rows("time.jsonl")
+    assert (began["step"], began["seconds"]) == (0, 0.0)
+    assert began["precision"] in ("float32", "bfloat16") and began["reason"]
+    assert [row["step"] for row in times] == [
         10,
         20,
         30,

@@ -129,8 +129,8 @@ class Drawing(BaseModel):
             )
         if self.method in ("chains", "recovery") and self.precision == "bfloat16":
             raise ValueError(
-                "precision is 'bfloat16' for chains, which are float32; only a way down the levels "
-                "takes it; omit it"
+                f"precision is {self.precision!r} for chains; only a way down the levels takes "
+                "one; omit it"
             )
         if self.sigma_max <= self.sigma_min:
             raise ValueError(

@@ -88,7 +88,10 @@ def describe(run: Run) -> dict[str, Any]:
         "evaluation_time": evaluation_seconds and text.duration(evaluation_seconds),
         "sections": [section for section in sections if section is not None],
         "devices": describe_devices(run.rows("time.jsonl"), values),
-        "versions": [f"{key} {value}" for key, value in (header.get("versions") or {}).items()],
+        "versions": [
+            *(f"{key} {value}" for key, value in (header.get("versions") or {}).items()),
+            *describe_precision(run.rows("time.jsonl")),
+        ],
         "command": train_command(name, recipe),
         "directory": run.path.resolve().name,
     }
@@ -141,6 +144,12 @@ def describe_devices(rows: Rows, values: Mapping[str, object]) -> str:
     words = [f"Trained on {' and then '.join(trained)}."] if trained else []
     measured = [f"Measured on {values['device']}."] if values.get("device") else []
     return " ".join([*words, *measured])
+
+
+def describe_precision(rows: Rows) -> list[str]:
+    """Say in which precision products were computed since training last began, and why."""
+    said = [row for row in rows if isinstance(row, dict) and isinstance(row.get("precision"), str)]
+    return [f"products in {row['precision']} ({row.get('reason', '')})" for row in said[-1:]]
 
 
 def training_seconds(rows: Rows) -> float | None:
