@@ -111,8 +111,8 @@ def _train(
     writes = session.settings.tensorboard and session.team.is_main
     board = Board(run.path / "tensorboard" if writes else None)
     already = spent[-1] if spent else 0.0
-    began = {"step": session.step, "seconds": already, **session.precision.to_dict()}
-    run.log(began, "time.jsonl")
+    began = {"step": session.step, "event": "precision", "seconds": already}
+    run.log(began | session.precision.to_dict(), "time.jsonl")
     loop = Loop(session, run, rows, board, time.monotonic() - already, callbacks)
     with _progress_bar(session.settings.steps, session.step, progress) as bar, board:
         while session.step < session.settings.steps and not loop.ended:
