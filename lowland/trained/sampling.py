@@ -83,7 +83,9 @@ def sample_to_file(
     label = find_label(model, label)
     with team(patience=PATIENCE) as members:
         how = model.recipe["generation"]
-        choice = members.broadcast(choose_precision(model.energy, model.recipe, min(count, PIECE)))
+        rows = min(count, PIECE)
+        choice = choose_precision(model.energy, model.recipe, rows, model.device)
+        choice = members.broadcast(choice)
         how = {**how, "precision": choice.precision}  # one for all pieces, also of a later process
         model = replace(model, recipe={**model.recipe, "generation": how})
         plan = {

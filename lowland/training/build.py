@@ -17,9 +17,9 @@ from lowland.registry import build
 from lowland.replay import ReplayBuffer
 from lowland.samplers.kernel import Sampler
 from lowland.samplers.precision import PrecisionChoice, check_precision, resolve_precision
-from lowland.training.devices import cpu_threads
 from lowland.training.distributed import Team
 from lowland.training.settings import Plain, Training
+from lowland.training.threads import cpu_threads
 
 PARTNER_ROWS = 10_000  # examples to which an objective's partner is fitted
 
