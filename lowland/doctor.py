@@ -88,9 +88,9 @@ def _describe_device(device: "torch.device") -> str:
 
 
 def _describe_bfloat16(device: "torch.device") -> str:
-    from lowland.samplers.precision import faster_precision
+    from lowland.samplers.precision import slowdown_of_bfloat16
 
-    fast = faster_precision(device.type) == "bfloat16"
+    fast = slowdown_of_bfloat16(device) < 1
     return f"bfloat16 is {'faster' if fast else 'no faster'} than float32 here"
 
 
