@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 
 import lowland
-from benchmarks.speed import ours, rows_mcmc, rows_nuts, rows_path, rows_train, runner, table, tasks
+from benchmarks.speed import (
+    commands,
+    ours,
+    rows_mcmc,
+    rows_nuts,
+    rows_path,
+    rows_train,
+    runner,
+    table,
+    tasks,
+)
 from benchmarks.speed.runner import Disagreement, Outcome
 from benchmarks.speed.targets import (
     Perceptron,
@@ -306,3 +316,39 @@ def test_rows_that_are_not_there_are_named(capsys: pytest.CaptureFixture[str]) -
         table.main(["ising"])
     assert table.main(["--list"]) == 0
     assert "nuts-100" in capsys.readouterr().out
+
+
+def test_the_page_of_commands_says_which_goals_were_met_and_in_which_time() -> None:
+    log = "lowland: precision float32 (bfloat16 is 9 times slower here) for gradients of Net at 64"
+    said = commands.find_precision(f"{log} x (1, 28, 28) on cpu\n")
+    assert said == ["float32 (bfloat16 is 9 times slower here)"]
+
+    def timed(wall: float, cpu: float, goal: float | None) -> dict[str, Any]:
+        rounds = [
+            {"wall": wall, "cpu": cpu, "precision": said},
+            {"wall": 99.0, "cpu": 99.0, "precision": said},
+        ]
+        return {"command": "sample mnist", "goal": goal, "rounds": rounds}
+
+    found = {
+        "quiet": timed(20.0, 19.0, 25.0),
+        "busy": timed(30.0, 19.0, 25.0),
+        "slow": timed(30.0, 29.0, 25.0),
+        "free": timed(1.0, 1.0, None),
+    }
+    about = {"machine": {"cpu": "a core"}, "date": "today", "commit": "abc", "command": "python"}
+    page = commands.markdown({"capabilities": {"avx2": {**about, "commands": found}}})
+    rows = [line.split(" | ")[1:-1] for line in page.splitlines() if "sample mnist" in line]
+    assert rows == [
+        ["20.0", "19.0", "25", "met"],
+        ["30.0", "19.0", "25", "met in CPU time"],
+        ["30.0", "29.0", "25", "missed"],
+        ["1.0", "1.0", "", ""],
+    ]
+    assert said[0] in page and "cpu a core, commit abc" in page
+
+
+def test_a_command_that_fails_ends_the_benchmark_with_its_message(tmp_path: Path) -> None:
+    words = ["sample", "no-such-run"]
+    with pytest.raises(SystemExit, match=r"lowland sample no-such-run ended with 2: .*no-such-run"):
+        commands.run_command(words, tmp_path)
