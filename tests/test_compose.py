@@ -12,7 +12,7 @@ from torch import Tensor
 from lowland import MALA, Function, Langevin, binary, box, mixture, real, sample, tune
 from lowland.energy import Energy, check_normalisable, energy_values
 from lowland.nets import RBM
-from lowland.samplers import DMALA, BlockGibbs, predictor_corrector, scale_step_sizes
+from lowland.samplers import DMALA, BlockGibbs, Sampler, predictor_corrector, scale_step_sizes
 from lowland.targets import Gaussian, GaussianMixture
 from lowland.tasks import (
     Constant,
@@ -350,6 +350,25 @@ def test_summed_scores_alone_draw_from_another_law() -> None:
 
 def test_a_path_without_its_last_correction_is_seen() -> None:
     assert caught(lambda: abs(drawn(MALA(1e-9), final=0, steps=6)[1]))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "tail"), [(None, 50 + 100 + 1), (Langevin(0.01), 100 + 1)], ids=["tuned", "given"]
+)
+def test_annealing_reports_all_its_steps(sampler: Sampler | None, tail: int) -> None:
+    """Also those after the last level: the warm-up of the final chains, and these."""
+    energy = Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
+    heard: list[int] = []
+    how = {"generator": seeded(), "sampler": sampler, "progress": heard.append}
+    anneal_composed(energy, (3.0, 1.0, 0.3), 3 * torch.randn(20, 1), 12, **how)
+    assert heard == [1] * (12 + 3 + tail)
+
+
+def test_composed_chains_report_the_steps_that_tune_them() -> None:
+    heard: list[int] = []
+    x = torch.randn(20, 2, generator=seeded())
+    sample_composed(RING + RIGHT, x, 10, generator=seeded(), progress=heard.append)
+    assert sum(heard) == 300 + 10 and max(heard) == 1
 
 
 def test_annealing_refuses_uneven_lists() -> None:

@@ -333,7 +333,7 @@ def test_runs_repeat_and_leave_module_and_points_alone() -> None:
     other = predictor_corrector(path, sigmas, x, Langevin(0.001), 12, generator=seeded(2))
     for a, b in (flows, chains):
         assert torch.equal(a.x, b.x) and a.x.shape == x.shape and a.x.dtype == torch.float32
-    assert not torch.equal(chains[0].x, other.x) and sum(heard) == 2 * 5 + 2 * 6
+    assert not torch.equal(chains[0].x, other.x) and sum(heard) == 2 * 5 + 2 * (12 + 6)
     assert (
         torch.equal(x, before)
         and net.training

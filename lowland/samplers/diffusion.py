@@ -182,9 +182,9 @@ def predictor_corrector(
     as its steps reach. x (B, *event): draws of the first level; path and sigmas: as for
     `probability_flow`, falling; correctors: one for all or one per level, see `scale_step_sizes`;
     steps: of the correctors in all, divided evenly among the levels (0 corrects nothing, which is
-    ancestral sampling). denoise: from the last level to the expected clean point D. Cost: one
-    gradient per level and those of the correctors' steps; predictions and the last step use the
-    score that is there already.
+    ancestral sampling). denoise: from the last level to the expected clean point D; progress:
+    called with 1 after each step of a corrector and each level. Cost: one gradient per level and
+    those of the correctors' steps; predictions and the last step use the score that is there.
 
     Raises ValueError as `probability_flow` does, for rising levels, and for a corrector that keeps
     no score. Source: Song et al. (2021), algorithm 2 and appendix F,
@@ -206,7 +206,9 @@ def predictor_corrector(
     diverged, rates, paid = torch.zeros(len(x), dtype=torch.long, device=x.device), [], 0.0
     with freeze_all(free) as free:
         for k, share in enumerate(divide_steps(steps, len(path))):
-            trace = run_chains(free[k], samplers[k], x, share, generator=generator)
+            trace = run_chains(
+                free[k], samplers[k], x, share, generator=generator, progress=progress
+            )
             x, score = trace.x, _score_of(trace.state, samplers[k])
             diverged, paid = diverged + trace.diverged, paid + trace.num_grad_evals
             rates.append(trace.acceptance.mean())

@@ -23,6 +23,7 @@ def tune(
     metric: bool = True,
     generator: torch.Generator,
     say: Callable[[str], object] = print,
+    progress: Callable[[int], object] | None = None,
 ) -> Sampler:
     """Tune step size, diagonal metric and, for parallel tempering, step sizes and temperatures.
     Returns a new sampler.
@@ -34,7 +35,8 @@ def tune(
     count as refused. Chains of the warm-up that are at rest begin anew where others are, and a step
     that would trap chains which start at x is halved until they move; a warning says what that
     cost, or that some stay. With "auto" for a sampler, candidates are tuned and compared, and `say`
-    is called with which was chosen and why: see `choose`.
+    is called with which was chosen and why: see `choose`. progress: called with the number of steps
+    of the warm-up done, but not with "auto".
 
     Raises ValueError for samplers without an accept step, whose step cannot be judged by
     acceptance, or without a step size; where no chain leaves x at any step size; and where chains
@@ -62,7 +64,14 @@ def tune(
         say(str(choice))
         return choice.sampler
     tuned, note = warm_up(
-        energy, sampler, x, steps, target_accept=target_accept, metric=metric, generator=generator
+        energy,
+        sampler,
+        x,
+        steps,
+        target_accept=target_accept,
+        metric=metric,
+        generator=generator,
+        progress=progress,
     )
     if note:
         warnings.warn(note, stacklevel=2)

@@ -1,6 +1,7 @@
 """Warm-up: run chains while a sampler adapts, and keep what it learned."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,12 +35,14 @@ def warm_up(
     target_accept: float | None = None,
     metric: bool = True,
     generator: torch.Generator,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[Sampler, str]:
     """Adapt a sampler on chains from x (B, *event) and return it: step size and diagonal metric, or
     for parallel tempering step sizes and temperatures. Beside it, what is wrong with it in words,
     or nothing: see `trial.free_chains`.
 
-    target_accept: the sampler's own unless given. Raises ValueError as `tune` does.
+    target_accept: the sampler's own unless given; progress: called with the number of steps done,
+    `steps` in all. Raises ValueError as `tune` does.
     """
     target = _check_tunable(sampler, target_accept)
     if steps < MIN_STEPS:
@@ -53,8 +56,12 @@ def warm_up(
         check_resolution(energy, x, value)
         if isinstance(sampler, ParallelTempering):
             sampler, end = _warm_up_ladder(energy, sampler, x, steps, target, generator)
+            if progress is not None:
+                progress(steps)
         else:
-            sampler, end = _warm_up_steps(energy, sampler, x, steps, target, metric, generator)
+            sampler, end = _warm_up_steps(
+                energy, sampler, x, steps, target, metric, generator, progress
+            )
         check_proper(energy, sampler, x, end)
         return free_chains(energy, sampler, x, steps, generator)
 
@@ -91,6 +98,7 @@ def _warm_up_steps(
     target: float,
     metric: bool,
     generator: torch.Generator,
+    progress: Callable[[int], object] | None,
 ) -> tuple[Sampler, Tensor]:
     """Adapt step size and metric; chains that are at rest while most move begin anew where others
     are. Returns the sampler, and the points where chains ended.
@@ -112,6 +120,8 @@ def _warm_up_steps(
         moves = iterate(energy, adapted, state, count, generator, adapt)
         for after, info in moves:
             state, moved = after, moved + info.acceptance_prob
+            if progress is not None:
+                progress(1)
         if count == STRETCH:
             state = restart_trapped(energy, adapted, state, moved, done)
     return adapted.replace(step_size=math.exp(adaptation.averaging.mean)), state.x

@@ -207,18 +207,23 @@ def compose(
 
 
 def default_sampler(
-    energy: Energy, x: Tensor, *, generator: torch.Generator, steps: int = 300
+    energy: Energy,
+    x: Tensor,
+    *,
+    generator: torch.Generator,
+    steps: int = 300,
+    progress: Callable[[int], object] | None = None,
 ) -> Sampler:
     """Choose and tune a sampler with an accept step for an expression, from points x (B, *event).
 
     MALA on continuous domains; on discrete ones BlockGibbs if the energy knows its conditionals or
-    a sweep, else DMALA.
+    a sweep, else DMALA. progress: called with the number of steps of the warm-up done.
     """
     if energy.domain.kind not in DISCRETE:
-        return tune(energy, MALA(0.1), x, steps, generator=generator)
+        return tune(energy, MALA(0.1), x, steps, generator=generator, progress=progress)
     if gibbs_of(energy).draws or energy.domain.kind != "binary":
         return BlockGibbs()
-    return tune(energy, DMALA(1.0), x, steps, generator=generator)
+    return tune(energy, DMALA(1.0), x, steps, generator=generator, progress=progress)
 
 
 def sample_composed(
@@ -233,7 +238,7 @@ def sample_composed(
     progress: Callable[[int], object] | None = None,
 ) -> Trace:
     """Sample an expression by chains from x (B, *event), with an accept step unless `sampler` says
-    otherwise.
+    otherwise. progress: called with the number of steps done, those that tune a sampler included.
 
     Raises ValueError for an expression that is not normalisable, and as `sample` does.
 
@@ -246,7 +251,7 @@ def sample_composed(
     """
     energy = lift(energy)
     check_normalisable(energy, x)
-    sampler = sampler or default_sampler(energy, x, generator=generator)
+    sampler = sampler or default_sampler(energy, x, generator=generator, progress=progress)
     return sample(
         energy,
         sampler,
@@ -279,7 +284,8 @@ def anneal_composed(
     the corrector in all, divided among the levels; sampler: the corrector at the *last* level,
     lengthened with σ (`scale_step_sizes`), unless given MALA of h = 1.36 d^{−1/3} σ², right for a
     distribution as wide as its noise; final: steps of MALA, tuned there, at the last level (a
-    sampler without an accept step is used for both); denoise: end at the expected clean point.
+    sampler without an accept step is used for both); denoise: end at the expected clean point;
+    progress: called with 1 after each step, those of warm-up and final chains too, and each level.
 
     Only the last distribution is sampled, as far as the final chains mix; the levels above bring
     them near it. Raises ValueError as `predictor_corrector` does. Source: Du et al. (2023),
@@ -316,10 +322,23 @@ def anneal_composed(
         last = Scaled(last, 1.0, real(*x.shape[1:]))
     if corrector.adjusted and final:
         corrector = tune(
-            last, corrector, down.x, max(final // 2, 20), metric=False, generator=generator
+            last,
+            corrector,
+            down.x,
+            max(final // 2, 20),
+            metric=False,
+            generator=generator,
+            progress=progress,
         )
     end = predictor_corrector(
-        [last], sigmas[-1:], down.x, corrector, final, generator=generator, denoise=denoise
+        [last],
+        sigmas[-1:],
+        down.x,
+        corrector,
+        final,
+        generator=generator,
+        denoise=denoise,
+        progress=progress,
     )
     return replace(
         end,
