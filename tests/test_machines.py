@@ -70,7 +70,8 @@ def test_the_page_shows_a_failure_and_what_was_left_out() -> None:
         {"what": "import", "passed": True, "said": "3 of 3 modules", "seconds": 1.0},
         {"what": "use", "passed": False, "said": "ValueError: a | b", "seconds": 2.0},
     ]
-    record = {"asked": "pip install x", "versions": {"python": "3.12.1"}, "steps": steps}
+    made = {"asked": "pip install x", "versions": {"python": "3.12.1"}, "platform": "Linux-6"}
+    record = made | {"steps": steps}
     page = write_page({"cells": {"python-3.12": record}})
     assert "**use failed**: ValueError: a \\| b" in page
     assert "| python-3.12 | 3.12.1 |" in page

@@ -1,4 +1,4 @@
-"""What is claimed and can be checked: samplers, certificates, survival, resume, precision."""
+"""What is claimed and can be checked: samplers, certificates, survival, precision, machines."""
 
 from benchmarks import record
 

@@ -25,7 +25,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import machine
+from benchmarks.machine import commit, machine
 from benchmarks.proof import RESULTS
 from benchmarks.proof.machines_cells import (
     CELLS,
@@ -258,8 +258,8 @@ def try_environment(
         if "refused" in record:
             print(f"  not tried: {record['refused']}", flush=True)
         here = machine()
-        record |= {"steps": steps, "date": str(date.today()), "cpu": here["cpu"]}
-        found[cell] = record | {"platform": here["platform"]}
+        record |= {"steps": steps, "date": str(date.today()), "commit": commit()}
+        found[cell] = record | {"cpu": here["cpu"], "platform": here["platform"]}
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
     return found

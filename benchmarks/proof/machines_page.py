@@ -18,7 +18,8 @@ tries the cells of the second table in it. Deprecations that lowland's own lines
 - **tests**: {subset}.
 - **every quick test**: `pytest -m "not slow"` on two cores.
 
-A cell that lists no tests ran none; extras taken away are tried by import only.
+A cell that lists no tests ran none; extras taken away one by one are tried by import only. Seconds
+tell how long a cell took beside whatever else the machine did, and are no measurement.
 """
 
 
@@ -30,7 +31,9 @@ def succeeded(record: Record) -> bool:
 def write_page(results: Record) -> str:
     """Return the page of results in Markdown."""
     cells: dict[str, Record] = results["cells"]
-    subset = ", ".join(f"`{each}`" for each in SUBSET)
+    files = dict.fromkeys(each.partition("::")[0] for each in SUBSET)
+    cases = [each.partition("[")[2].rstrip("]") for each in SUBSET if "[" in each]
+    subset = f"{', '.join(f'`{each}`' for each in files)}, of the last {', '.join(cases)}"
     parts = [INTRODUCTION.format(subset=subset), "## What was installed\n", *_installed(cells)]
     parts += ["", "## What was tried\n", *_tried(cells), "", "## What was asked of pip\n"]
     for name, record in _first_of_each(cells).items():
@@ -52,13 +55,14 @@ def _first_of_each(cells: dict[str, Record]) -> dict[str, Record]:
 
 def _installed(cells: dict[str, Record]) -> list[str]:
     rows = [
-        f"| environment | Python | {' | '.join(SHOWN)} |",
-        f"|---|---|{'---|' * len(SHOWN)}",
+        f"| environment | Python | {' | '.join(SHOWN)} | C library |",
+        f"|---|---|{'---|' * len(SHOWN)}---|",
     ]
     for name, record in _first_of_each(cells).items():
         versions = record["versions"]
         shown = " | ".join(versions.get(package, "") for package in SHOWN)
-        rows.append(f"| {name} | {versions['python']} | {shown} |")
+        library = record["platform"].rpartition("-with-")[2]
+        rows.append(f"| {name} | {versions['python']} | {shown} | {library} |")
     return rows
 
 
