@@ -104,7 +104,7 @@ def test_without_explaining_the_generator_would_shrink() -> None:
 def test_each_is_drawn_to_the_truth(moved: dict[str, float], which: int, sign: int) -> None:
     # long chains make revisions draws of exp(−E); a descent step lowers what is too high and raises
     # what is too low
-    found = gradients(batches=20, **{"steps": 30, **moved})
+    found = gradients(batches=30, **{"steps": 30, **moved})
     assert sign * z_scores(found[:, which]) > 20
 
 

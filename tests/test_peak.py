@@ -139,7 +139,7 @@ def test_points_stay_in_a_box() -> None:
         ({"sigma": 0.0}, "sigma is 0.0; .*; 0.05"),
         ({"y": torch.zeros(2, 3)}, r"shape \(3,\).*; .*; measure with"),
         ({"y": torch.full((2, 2), torch.nan)}, "measurements"),
-        ({"steps": 0}, "steps is 0; .* at least 1; "),
+        ({"steps": 0}, "steps is 0; .* from 1 to .*; "),
         ({"tolerance": 0.0}, "tolerance is 0.0; .* above 0; "),
         ({"start": torch.zeros(3, 2)}, "start has 3 rows for 2"),
     ],
