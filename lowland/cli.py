@@ -15,7 +15,7 @@ from typing import NoReturn
 from lowland import __version__
 from lowland.commands import COMMANDS
 from lowland.commands.arguments import read_argument
-from lowland.commands.terminal import PipeClosedError, Terminal
+from lowland.commands.terminal import PipeClosedError, Terminal, print_line
 from lowland.launch import read_launch
 from lowland.plain import dump_json
 from lowland.registry import import_code, suggest
@@ -142,7 +142,7 @@ def _open_missing_streams() -> None:
 def warnings_as_lines(who: str) -> Iterator[None]:
     """Print each warning as one line, without the place in the code that raised it."""
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_, **__: print(f"{who}: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_, **__: print_line(f"{who}: {message}")
         yield
 
 
@@ -151,7 +151,11 @@ def log_as_lines(who: str) -> Iterator[None]:
     """Print what lowland logs as lines on standard error."""
     import logging  # late: help needs none
 
-    logger, handler = logging.getLogger("lowland"), logging.StreamHandler(sys.stderr)
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            print_line(self.format(record))
+
+    logger, handler = logging.getLogger("lowland"), Lines()
     handler.setFormatter(logging.Formatter(f"{who}: %(message)s"))
     before = logger.level
     logger.addHandler(handler)

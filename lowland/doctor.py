@@ -90,8 +90,10 @@ def _describe_device(device: "torch.device") -> str:
 def _describe_bfloat16(device: "torch.device") -> str:
     from lowland.samplers.precision import slowdown_of_bfloat16
 
-    fast = slowdown_of_bfloat16(device) < 1
-    return f"bfloat16 is {'faster' if fast else 'no faster'} than float32 here"
+    slowdown = slowdown_of_bfloat16(device)
+    if slowdown >= 1.5:
+        return f"bfloat16 is {slowdown:.0f} times slower than float32 here"
+    return f"bfloat16 is {'faster' if slowdown < 1 else 'no faster'} than float32 here"
 
 
 def _name_cpu() -> str:

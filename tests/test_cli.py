@@ -1,15 +1,18 @@
 """The command line: quick help, one message for a mistake, nothing imported that is not needed."""
 
+import logging
 import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from lowland import __version__, cli, read_recipe
 from lowland.commands import runs
@@ -287,13 +290,27 @@ def test_doctor_lists_every_library_of_every_extra(monkeypatch: pytest.MonkeyPat
     assert "lowland is not installed as a package" in doctor.examine()
 
 
+def test_a_line_does_not_end_up_in_a_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    """The precision is chosen, and warnings come, while a bar is shown."""
+    logger = logging.getLogger("lowland")
+    with cli.log_as_lines("lowland"), cli.warnings_as_lines("lowland"):
+        logger.info("before any bar")
+        with tqdm(total=2, desc="cpu") as bar:
+            logger.info("precision float32")
+            warnings.warn("of something", stacklevel=1)
+            bar.update(2)
+    shown = [line.rpartition("\r")[2] for line in capsys.readouterr().err.split("\n")]
+    for line in ("before any bar", "precision float32", "of something"):
+        assert f"lowland: {line}" in shown
+
+
 def test_doctor_describes_each_device(sim: torch.device) -> None:
     from lowland import doctor
 
     devices = doctor.examine().partition("\nDevices\n")[2].partition("\n\n")[0].splitlines()
     cpu, other, *_, auto = devices
     assert torch.backends.cpu.get_cpu_capability() in cpu and "GiB free" in cpu
-    assert re.search("bfloat16 is (faster|no faster) than float32 here", cpu)
+    assert re.search(r"bfloat16 is (faster|no faster|\d+ times slower) than float32 here", cpu)
     assert other.split()[0] == str(sim) and "bfloat16 is" in other
     assert auto == f"  auto       takes {pick_device()}"
 

@@ -5,6 +5,7 @@ encoding lacks as escapes.
 import io
 import os
 import re
+import sys
 from collections.abc import Callable
 from typing import TextIO
 
@@ -90,6 +91,15 @@ class Terminal(io.TextIOBase):
             stream.flush()
         except OSError:
             return
+
+
+def print_line(text: str) -> None:
+    """Print a line on standard error, above progress bars that are shown there."""
+    if "tqdm" in sys.modules:
+        from tqdm.auto import tqdm
+
+        return tqdm.write(text, file=sys.stderr)
+    print(text, file=sys.stderr)
 
 
 def make_safe(text: str, encoding: str = "utf-8", colours: bool = False) -> str:

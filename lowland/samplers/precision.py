@@ -17,10 +17,10 @@ float32, so "auto" measures first. This is its rule, everywhere in lowland:
   of float32; the margin keeps noise from turning the choice round between two processes. On the
   CPU the time is that of the processor, so that a busy machine finds the same.
 - *What it leaves.* The choice and both times are remembered in the process, logged once (`logging`,
-  level INFO) and kept in `Trace.precision`, a run's time.jsonl and the figures of its evaluation.
-  Nothing is drawn from a generator, and the module is as it was. A checkpoint holds the choice, so
-  that resume stays bit for bit on any machine; `precision="float32"` or "bfloat16" repeats a result
-  of elsewhere.
+  level INFO; a command prints it) and kept in `Trace.precision` and a run's time.jsonl. Nothing is
+  drawn from a generator, and the module is as it was. A checkpoint holds the choice, so that resume
+  stays bit for bit on any machine; `precision="float32"` or "bfloat16" repeats a result of
+  elsewhere.
 """
 
 import logging
