@@ -155,6 +155,14 @@ def test_progress_that_nobody_can_read_stops_nothing() -> None:
     nowhere.flush()
 
 
+def test_a_forgotten_stream_is_not_flushed_once_it_is_closed() -> None:
+    stream = Stream()  # Python 3.14 prints what a flush raises when it forgets an object
+    terminal = Terminal(stream, vital=True)
+    stream.close()
+    terminal.close()
+    assert terminal.closed
+
+
 def test_memory_and_disk_are_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def raising(problem: BaseException) -> Callable[..., None]:
         def verb() -> None:

@@ -61,8 +61,8 @@ class Terminal(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Bring the text to the stream. Raises as `write` does."""
-        if self._stream is not None:
+        """Bring the text to the stream, if it is not closed. Raises as `write` does."""
+        if self._stream is not None and not self._stream.closed:  # Python flushes what it forgets
             self._try(self._stream.flush)
 
     def _try(self, call: Callable[[], object]) -> None:
