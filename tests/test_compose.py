@@ -353,10 +353,12 @@ def test_a_path_without_its_last_correction_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampler", "tail"), [(None, 50 + 100 + 1), (Langevin(0.01), 100 + 1)], ids=["tuned", "given"]
+    ("sampler", "tail"),
+    [(None, 50 + 50 + 100 + 1), (Langevin(0.01), 100 + 1)],
+    ids=["tuned", "given"],
 )
 def test_annealing_reports_all_its_steps(sampler: Sampler | None, tail: int) -> None:
-    """Also those after the last level: the warm-up of the final chains, and these."""
+    """Also those after the last level: warm-up, trial and run of the final chains."""
     energy = Function(lambda x, sigma: 0.5 * x.square().sum(1) / (1 + sigma**2))
     heard: list[int] = []
     how = {"generator": seeded(), "sampler": sampler, "progress": heard.append}
@@ -368,7 +370,7 @@ def test_composed_chains_report_the_steps_that_tune_them() -> None:
     heard: list[int] = []
     x = torch.randn(20, 2, generator=seeded())
     sample_composed(RING + RIGHT, x, 10, generator=seeded(), progress=heard.append)
-    assert sum(heard) == 300 + 10 and max(heard) == 1
+    assert sum(heard) == 300 + 50 + 10 and max(heard) == 1
 
 
 def test_annealing_refuses_uneven_lists() -> None:

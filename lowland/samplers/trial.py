@@ -3,6 +3,7 @@ without bound, for there may be nothing that could bound it.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -57,13 +58,19 @@ def restart_trapped(energy: Energy, sampler: Sampler, state: Any, moved: Tensor,
 
 
 def free_chains(
-    energy: Energy, sampler: Sampler, x: Tensor, steps: int, generator: torch.Generator
+    energy: Energy,
+    sampler: Sampler,
+    x: Tensor,
+    steps: int,
+    generator: torch.Generator,
+    progress: Callable[[int], object] | None = None,
 ) -> tuple[Sampler, str]:
     """Halve the step of a tuned sampler until it traps no chain that starts at x (B, *event), in
     trials from there; return the sampler that traps fewest, and what is to be said of it, or
     nothing.
 
-    steps: of the warm-up. The generator is left where it is. Raises ValueError if every chain stays
+    steps: of the warm-up; progress: called with 1 after each step of a trial. The generator is left
+    where it is. Raises ValueError if every chain stays
     where it starts, whatever the step.
     """
     length = max(steps // TRIAL_SHARE, MIN_TRIAL)
@@ -71,7 +78,7 @@ def free_chains(
     for _ in range(HALVINGS + 1):
         g = torch.Generator(x.device)
         g.set_state(generator.get_state())
-        trace = run_chains(energy, tried, x, length, generator=g)
+        trace = run_chains(energy, tried, x, length, generator=g, progress=progress)
         trapped = int((to_float64(trace.acceptance) * length < AT_REST).sum())
         since += 1
         if trapped < fewest:

@@ -36,7 +36,7 @@ def tune(
     that would trap chains which start at x is halved until they move; a warning says what that
     cost, or that some stay. With "auto" for a sampler, candidates are tuned and compared, and `say`
     is called with which was chosen and why: see `choose`. progress: called with the number of steps
-    of the warm-up done, but not with "auto".
+    done, of the warm-up and of a trial of what it found, but not with "auto".
 
     Raises ValueError for samplers without an accept step, whose step cannot be judged by
     acceptance, or without a step size; where no chain leaves x at any step size; and where chains

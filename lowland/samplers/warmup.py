@@ -42,7 +42,7 @@ def warm_up(
     or nothing: see `trial.free_chains`.
 
     target_accept: the sampler's own unless given; progress: called with the number of steps done,
-    `steps` in all. Raises ValueError as `tune` does.
+    those that try the result from x included. Raises ValueError as `tune` does.
     """
     target = _check_tunable(sampler, target_accept)
     if steps < MIN_STEPS:
@@ -55,15 +55,13 @@ def warm_up(
         check_energy(Witness(energy), x)
         check_resolution(energy, x, value)
         if isinstance(sampler, ParallelTempering):
-            sampler, end = _warm_up_ladder(energy, sampler, x, steps, target, generator)
-            if progress is not None:
-                progress(steps)
+            sampler, end = _warm_up_ladder(energy, sampler, x, steps, target, generator, progress)
         else:
             sampler, end = _warm_up_steps(
                 energy, sampler, x, steps, target, metric, generator, progress
             )
         check_proper(energy, sampler, x, end)
-        return free_chains(energy, sampler, x, steps, generator)
+        return free_chains(energy, sampler, x, steps, generator, progress)
 
 
 def _check_tunable(sampler: Sampler, target_accept: float | None) -> float:
@@ -174,6 +172,7 @@ def _warm_up_ladder(
     steps: int,
     target: float,
     generator: torch.Generator,
+    progress: Callable[[int], object] | None,
 ) -> tuple[ParallelTempering, Tensor]:
     """Adapt the step size at each temperature, and between rounds the temperatures, so that all
     pairs are refused equally often. Returns the sampler, and the points of all replicas.
@@ -191,6 +190,8 @@ def _warm_up_ladder(
         before, count = state.tempering, max(int(share * steps), 10)
         adapt = LadderAdaptation(averages)
         state = last_state(iterate(energy, sampler, state, count, generator, adapt))
+        if progress is not None:
+            progress(count)
         sampler = sampler.replace(step_sizes=tuple(math.exp(a.mean) for a in averages))
         if share != LADDER_ROUNDS[-1]:
             tried = (state.tempering.tried - before.tried).clamp(min=1)
