@@ -454,3 +454,18 @@ def test_mistakes_are_named_at_the_door(given: dict[str, Any], words: str, tmp_p
 def test_a_setting_of_another_name_is_suggested() -> None:
     with pytest.raises(TypeError, match="did you mean 'learning_rate'"):
         fit(Plane(), plane(), lr=0.1)
+
+
+def test_a_model_takes_its_own_samples_and_a_frame() -> None:
+    images = ll.load_data("digits").train.x[:200]
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.SiLU(), nn.Linear(8, 1), nn.Flatten(0))
+    energy, noisy = ll.Function(net, ll.box(0, 1, 1, 8, 8)), objectives.DSM((0.2,))
+    model = fit(energy, images, noisy, steps=20, batch_size=32)
+    made = model.sample(16, generator=torch.Generator().manual_seed(0)).x
+    assert model.energies(made).isfinite().all()
+    assert len(repr(model)) < 300
+
+    points = pd.DataFrame(10 + 5 * plane().numpy(), columns=["a", "b"])
+    learned = fit(Plane(), points, noisy, steps=20, batch_size=32)
+    mixed = points[["b", "a"]]
+    assert torch.equal(learned.energies(mixed), learned.energies(learned.transform(points)))

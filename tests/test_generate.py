@@ -11,7 +11,7 @@ from contract.cases import Case, seeded
 from contract.checks import LIMIT, caught, worst
 from torch import Tensor
 
-from lowland import MALA, Energy, Langevin, ShortRun, real, sample
+from lowland import MALA, Energy, Function, Langevin, ShortRun, box, real, sample
 from lowland.energy import LabelCondition, NoiseCondition
 from lowland.registry import registered
 from lowland.samplers import anneal, divide_steps
@@ -452,3 +452,12 @@ def test_a_last_jump_is_tweedies_formula() -> None:
     offset = runs[0] - torch.tensor([1.0, -1.0], dtype=torch.float64)
     assert torch.allclose(runs[1], runs[0] - 0.25 * offset @ precision, atol=1e-5)
     assert math.isfinite(float(runs[1].sum()))
+
+
+def test_samples_that_are_denoised_stay_in_their_box() -> None:
+    # the score is −5 everywhere, so the expected clean point lies 0.04 · 5 below the noisy one
+    slope = Function(lambda x: 5 * x.sum(1), box(0, 1, 2))
+    g = torch.Generator().manual_seed(0)
+    start = torch.rand(200, 2, generator=g)
+    made = generate(slope, MALA(0.05), start, 5, generator=g, denoise_sigma=0.2).x
+    assert made.min() == 0 and made.max() < 1

@@ -92,9 +92,10 @@ def generate(
 
     labels (N,): bound to the chains; temperatures: the path energy / T, among which the steps are
     divided evenly; sigmas: noise levels of an energy E(x, σ), run as annealed Langevin dynamics
-    instead; denoise_sigma: noise level of the data trained on, removed at the end by `denoise`;
-    frames: number of states to keep in the trajectory, evenly spaced from the start to the last
-    step; the result follows them as one more.
+    instead; denoise_sigma: noise level of the data trained on, removed at the end by `denoise`, and
+    what left a box by that is projected onto it, where the expected clean point must lie; frames:
+    number of states to keep in the trajectory, evenly spaced from the start to the last step; the
+    result follows them as one more.
 
     Raises ValueError for an empty path, a single frame, an energy of noise without sigmas, or one
     that models part of a point given the rest.
@@ -126,7 +127,7 @@ def generate(
     traces = anneal(
         path, samplers, start, steps, generator=generator, frames=stops, progress=progress
     )
-    x = denoise(path[-1], traces[-1].x, denoise_sigma)
+    x = path[-1].domain.project(denoise(path[-1], traces[-1].x, denoise_sigma))
     if not stops:
         return Samples(x, labels, None, [])
     states = [trace.records["frames"] for trace in traces if trace.records]
@@ -377,6 +378,7 @@ def _sample_by_recovery(
     )
     warn_of_lost(made.diverged)
     x = denoise(energy.given(sigmas[-1]), made.x, how["denoise_sigma"])
+    x = energy.domain.project(x)
     return Samples(x, None, torch.stack([start, made.x, x]), [0, how["steps"], how["steps"]])
 
 

@@ -38,7 +38,7 @@ from lowland.training.identity import check_identity
 from lowland.training.kept_data import read_examples
 
 
-@dataclass
+@dataclass(repr=False)
 class Model:
     """A trained run in memory, with `sample`, `energies`, `log_likelihood`, `detector`, `restore`,
     `purify`, `edit`, `interpolate` and `predict`, which take and return points in the units of the
@@ -68,6 +68,12 @@ class Model:
     dataset: Dataset | None = None
     digest: str = ""
     device: torch.device = field(default_factory=lambda: torch.device(CPU))
+
+    def __repr__(self) -> str:
+        return (
+            f"Model({self.name}: {type(self.energy).__name__} over {self.energy.domain}, step "
+            f"{self.latest.step} of {self.run.path}, on {self.device})"
+        )
 
     @cached_property
     def data(self) -> Dataset:
@@ -152,11 +158,14 @@ class Model:
         self.device = target
         return self
 
-    def energies(self, x: Tensor) -> Tensor:
+    def energies(self, x: Tensor | Frame) -> Tensor:
         """Compute E(x) (N,) of points x (N, *event), labels and noise levels averaged out.
 
-        Raises ValueError for points that the domain cannot hold.
+        A DataFrame is brought to the units of the energy first, by `transform`. Raises ValueError
+        for points that the domain cannot hold.
         """
+        if isinstance(x, Frame):
+            x = self.transform(x)
         check_points(self.marginal, x)
         return energy_values(self.marginal, place_points(self, x))
 

@@ -90,6 +90,12 @@ def _explain_missing(run: Run, values: Plain) -> RunError:
             ") or energy= in Python, and for the shell put the class into a module, say "
             "nets.py, and train with it from there"
         )
+    if module.startswith("torch.nn."):
+        return RunError(
+            f"{where}, whose layers were put together without a class of yours; lowland needs the "
+            f"same network again; pass lowland.load({path!r}, energy=) with one built alike, and "
+            "for the shell write a class in a module, say nets.py, and train with that"
+        )
     return RunError(
         f"{where}; lowland imports no code because a file names it; in the shell add --import "
         f"{module}, in Python pass lowland.load({path!r}, code={_short(values)})"
