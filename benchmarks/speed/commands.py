@@ -125,7 +125,7 @@ def markdown(record: dict[str, Any]) -> str:
             lines.append("| " + " | ".join(cells) + " |")
         machine = {**found["machine"], "commit": found["commit"]}
         known = ", ".join(f"{key} {machine[key]}" for key in NAMED if key in machine)
-        lines += ["", f"{found['date']}: {known}; `{found['command']}`", ""]
+        lines += ["", f"Last run, {found['date']}: {known}; `{found['command']}`", ""]
     return "\n".join(lines)
 
 
