@@ -148,6 +148,8 @@ def surroundings(cell: Cell, environment: Path, work: Path) -> Iterator[tuple[li
     try:
         if packages:
             call([*pip, "uninstall", "-y", *names(packages)], dict(os.environ), work, 600)
+            if left := {name.lower() for name in names(packages)} & set(installed(environment)):
+                raise UnavailableError(f"{sorted(left)} could not be taken away")
         for each in folders:
             each.chmod(0o555)
         yield (list(NOBODY) if cell.nobody else []), variables
