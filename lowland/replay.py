@@ -136,13 +136,13 @@ class ReplayBuffer:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore chains. Raises ValueError if the shapes are those of another buffer."""
+        """Restore chains, on this buffer's device. Raises ValueError if the shapes are those of
+        another buffer.
+        """
         if state["x"].shape != self.x.shape:
             raise ValueError(
                 f"saved chains have shape {tuple(state['x'].shape)}; this buffer holds "
                 f"{tuple(self.x.shape)}; build the buffer with the saved capacity and domain"
             )
-        self.x, self.age = state["x"].clone(), state["age"].clone()
-        self.labels = None
-        if "labels" in state:
-            self.labels = state["labels"].clone()
+        own = {name: saved.to(self.x.device, copy=True) for name, saved in state.items()}
+        self.x, self.age, self.labels = own["x"], own["age"], own.get("labels")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import lowland
 from lowland import devices
 from lowland.devices import (
     check_generator,
@@ -102,3 +103,27 @@ def test_a_generator_of_another_device_is_refused() -> None:
         check_generator(g, torch.device("cuda:0"))
     assert same_device(torch.device("cuda"), torch.device("cuda:3"))
     assert not same_device(torch.device("cuda:1"), torch.device("cuda:3"))
+
+
+def test_points_and_energies_of_two_devices_are_told_apart(sim: torch.device) -> None:
+    here, there = lowland.nets.MLP(lowland.real(2)), lowland.nets.MLP(lowland.real(2)).to(sim)
+    x, g = torch.zeros(4, 2), torch.Generator().manual_seed(0)
+    doors = [
+        lambda: lowland.sample(there, lowland.MALA(0.1), x, 2, generator=g),
+        lambda: lowland.energy_values(there, x),
+        lambda: lowland.check_energy(there, x),
+        lambda: lowland.purify(there, x, generator=g),
+        lambda: lowland.energy_values(here, x.to(sim)),
+    ]
+    for door in doors:
+        with pytest.raises(ValueError, match=r"points are on \w+(:0)? and the energy on .*; move"):
+            door()
+
+
+def test_a_buffer_restores_chains_of_another_device_on_its_own(sim: torch.device) -> None:
+    here = lowland.ReplayBuffer(8, lowland.real(2), generator=torch.Generator().manual_seed(0))
+    there = lowland.ReplayBuffer(8, lowland.real(2), generator=torch.Generator(sim).manual_seed(1))
+    there.load_state_dict(here.state_dict())
+    assert there.x.device.type == sim.type and torch.equal(there.x.cpu(), here.x)
+    here.load_state_dict(there.state_dict())
+    assert here.x.device.type == "cpu" and here.x is not there.x

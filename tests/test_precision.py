@@ -263,3 +263,14 @@ def test_a_choice_is_plain(times: Times) -> None:
     choice = resolve_precision("auto", network(), torch.zeros(4, 6))
     assert choice.to_dict()["bfloat16"] == 0.5 and choice.to_dict()["precision"] == "bfloat16"
     assert str(PrecisionChoice("float32", "as asked")) == "float32 (as asked)"
+
+
+def test_a_stride_makes_another_class_of_work() -> None:
+    from lowland.samplers.precision import _describe_weights
+
+    def net(stride: int) -> lowland.Energy:
+        layers = [torch.nn.Conv2d(1, 4, 3, stride, 1), torch.nn.Flatten()]
+        return lowland.Function(torch.nn.Sequential(*layers))
+
+    assert _describe_weights(net(1)) == _describe_weights(net(1))
+    assert _describe_weights(net(1)) != _describe_weights(net(2))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from lowland.devices import same_device
 from lowland.energy.algebra import Energy
 
 
@@ -18,13 +19,16 @@ def describe(value: object) -> str:
     return type(value).__name__
 
 
-def check_points(energy: Energy, x: Tensor, *, inside: bool = True, empty: bool = False) -> Tensor:
+def check_points(
+    energy: Energy, x: Tensor, *, inside: bool = True, empty: bool = False, sent: bool = False
+) -> Tensor:
     """Return points (B, *event) without their graph; refuse those that the energy's domain cannot
     hold, for their dtype, event shape, non-finite values, or values outside the walls.
 
     The one door for points: every public function that takes them calls it. inside: False lets
     finite points outside the walls through, as scores of outliers may want; empty: True lets a
-    batch without rows through. Memory layout does not matter. Raises ValueError otherwise.
+    batch without rows through; sent: True where the caller sends points to the energy's device, so
+    that they may lie on any. Memory layout does not matter. Raises ValueError otherwise.
 
     >>> import torch, lowland
     >>> bowl = lowland.Function(lambda x: x.square().sum(1), lowland.real(2))
@@ -60,6 +64,8 @@ def check_points(energy: Energy, x: Tensor, *, inside: bool = True, empty: bool 
             f"points have event shape {tuple(x.shape[1:])}; the energy takes {domain.shape}; "
             f"{_advise_shape(tuple(x.shape[1:]), domain.shape)}"
         )
+    if not sent:
+        check_device(energy, x)
     x = x.detach()
     check_finite(x, "points")
     outside = int((~domain.contains(x)).sum()) if inside else 0
@@ -69,6 +75,17 @@ def check_points(energy: Energy, x: Tensor, *, inside: bool = True, empty: bool 
             "rescale them first"
         )
     return x
+
+
+def check_device(energy: Energy, x: Tensor) -> None:
+    """Raise ValueError if all weights of an energy lie on other devices than the points x."""
+    places = dict.fromkeys(weight.device for weight in energy.parameters())
+    if places and not any(same_device(place, x.device) for place in places):
+        raise ValueError(
+            f"points are on {x.device} and the energy on {', '.join(map(str, places))}; both must "
+            f"be on one device; move the points with x.to({str(next(iter(places)))!r}), or the "
+            f"energy with energy.to({str(x.device)!r})"
+        )
 
 
 def _advise_conversion(x: object) -> str:

@@ -163,12 +163,19 @@ def _has_layers(energy: Energy, matrices: bool) -> bool:
 
 
 def _describe_weights(energy: Energy) -> list[object]:
-    """List kinds and sizes of the parts that hold weights: what the time of a gradient is of."""
-    return [
-        (type(part).__qualname__, *(tuple(weight.shape) for weight in own))
-        for part in energy.modules()
-        if (own := list(part.parameters(recurse=False)))
-    ]
+    """List kinds, settings and sizes of the parts of a network: what the time of a gradient is of.
+
+    Wrappers without weights, which cost nothing, are left out.
+    """
+    found: list[object] = []
+    for part in energy.modules():
+        own = [tuple(weight.shape) for weight in part.parameters(recurse=False)]
+        if own or not isinstance(part, Energy):
+            kind = type(part)
+            known = kind.__module__.startswith("torch.nn.")
+            settings = part.extra_repr() if known else ""  # strides, say
+            found.append((kind.__module__, kind.__qualname__, settings, *own))
+    return found
 
 
 def _name(energy: Energy) -> str:

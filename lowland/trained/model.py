@@ -166,7 +166,7 @@ class Model:
         """
         if isinstance(x, Frame):
             x = self.transform(x)
-        check_points(self.marginal, x)
+        check_points(self.marginal, x, sent=True)
         return energy_values(self.marginal, place_points(self, x))
 
     def log_likelihood(self, x: Tensor, log_z: LogZ | float) -> LogLikelihood:

@@ -31,7 +31,7 @@ MAX_THREADS = 1024  # more end the process without a word
 def _names_device(name: object) -> bool:
     """Tell whether a name can be that of a device: of torch's, or of a backend registered there."""
     kinds = f"cuda|xpu|{re.escape(torch._C._get_privateuse1_backend_name())}"
-    return re.fullmatch(rf"auto|cpu|mps|({kinds})(:\d{{1,3}})?", str(name)) is not None
+    return re.fullmatch(rf"auto|(cpu|mps)(:0)?|({kinds})(:\d{{1,3}})?", str(name)) is not None
 
 
 DEVICE = Range("'auto', 'cpu', 'cuda', 'cuda:1' and so on, 'xpu' or 'mps'", _names_device)

@@ -240,7 +240,7 @@ def _check_ends(energy: Energy, a: Tensor, b: Tensor) -> None:
             "correct them"
         )
     for end in (a, b):
-        check_points(energy, end)
+        check_points(energy, end, sent=True)
     if energy.domain.kind not in ("real", "box"):
         raise ValueError(
             f"the domain is {energy.domain}; a path leads through real numbers or a box; use an "

@@ -128,7 +128,7 @@ class Detector:
         scores that are not finite or depend on other points of the batch. Warns of calibration
         points that repeat others.
         """
-        check_points(self.energy, calibration)
+        check_points(self.energy, calibration, sent=True)
         check_labels(labels, calibration if reference is None else reference)
         discrete = self.energy.domain.kind in DISCRETE
         warn_of_repeats(calibration, discrete, stacklevel=2)
@@ -139,7 +139,7 @@ class Detector:
             labels = None if labels is None else labels[::2]
         statistics: Statistics = {}
         if self.outlier_score.needs_reference and reference is not None:
-            check_points(self.energy, reference)
+            check_points(self.energy, reference, sent=True)
             if len(reference) < 2 or len(calibration) < 1:
                 raise ValueError(
                     f"{len(reference)} points are left to fit the score to and {len(calibration)} "
@@ -191,7 +191,7 @@ class Detector:
         Raises ValueError as `fit` does, for points of another shape or precision than those of
         calibration, and if the energy is no longer the one that was calibrated.
         """
-        check_points(self.energy, x)
+        check_points(self.energy, x, sent=True)
         known = None if self.witnesses is None else self.witnesses.points
         if self.summary is not None:
             self.summary.check_shape(x)
@@ -206,7 +206,7 @@ class Detector:
 
     def _compute(self, x: Tensor) -> Tensor:
         """Compute outlier scores (M,) of points that were checked."""
-        check_points(self.energy, x)
+        check_points(self.energy, x, sent=True)
         score = self.outlier_score
         if score.needs_reference and not self.statistics:
             raise not_fitted_error()

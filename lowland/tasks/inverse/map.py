@@ -82,7 +82,7 @@ def map_estimate(
     check_measured(y)
     operator = place_operator(operator, y.device)
     prior, likelihood = lift(prior), Likelihood(operator, y, sigma)
-    check_points(prior, start)
+    check_points(prior, start, sent=True)
     start = start.to(y.device)
     check_operator(operator, start, y)
     steps = read_integer("steps", steps, least=1, most=MAX_STEPS)

@@ -121,7 +121,7 @@ def restore(
     check_arguments(steps, generator, y)
     operator = place_operator(operator, y.device)
     if prior_samples is not None:
-        check_points(prior, prior_samples)
+        check_points(prior, prior_samples, sent=True)
         prior_samples = prior_samples.to(y.device)
         check_operator(operator, prior_samples, y)
         clean = denoise(prior, prior_samples, denoise_sigma)
