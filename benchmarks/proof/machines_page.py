@@ -38,6 +38,9 @@ def write_page(results: Record) -> str:
     parts += ["", "## What was tried\n", *_tried(cells), "", "## What was asked of pip\n"]
     for name, record in _first_of_each(cells).items():
         parts.append(f"- {name}: `{record['asked']}`")
+    notes = [f"- {name}: {cells[name]['note']}" for name in cells if "note" in cells[name]]
+    if notes:
+        parts += ["", "## Notes\n", *notes]
     refused = [f"- {name}: {cells[name]['refused']}" for name in cells if "refused" in cells[name]]
     absent = [f"- {name}: {CELLS[name].about}" for name in CELLS if name not in cells]
     parts += ["", "## What was not tried\n", *(refused + absent or ["Nothing of the matrix."])]
