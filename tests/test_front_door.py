@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import lowland as ll
 from lowland import cli, objectives
+from lowland.data import make_dataset
 from lowland.energy import ConditionLike, Energy, NoiseCondition
 from lowland.registry import register, registered
 from lowland.training import Event, StopTraining
@@ -469,3 +470,33 @@ def test_a_model_takes_its_own_samples_and_a_frame() -> None:
     learned = fit(Plane(), points, noisy, steps=20, batch_size=32)
     mixed = points[["b", "a"]]
     assert torch.equal(learned.energies(mixed), learned.energies(learned.transform(points)))
+
+
+THIRDS = torch.arange(60) % 3
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [THIRDS.unsqueeze(1), torch.eye(3)[THIRDS], THIRDS.double(), np.eye(3, dtype=bool)[THIRDS]],
+    ids=["column", "one-hot", "floats", "one-hot array"],
+)
+def test_a_tuple_of_two_is_examples_and_labels(labels: Any) -> None:
+    for x in (torch.randn(60, 3), torch.randn(60, 1), torch.randn(60)):
+        made = make_dataset((x, labels), standardize=False)
+        assert len(made.train) == 42 and made.classes == 3
+    together = make_dataset((torch.arange(60.0).unsqueeze(1), labels), standardize=False)
+    assert together.train.y is not None
+    assert torch.equal(together.train.x.squeeze(1).long() % 3, together.train.y)
+
+
+def test_targets_that_are_no_labels_are_refused_or_said() -> None:
+    x = torch.randn(60, 3)
+    with pytest.raises(ValueError, match=r"shapes \(60, 3\) and \(55,\); a tuple is a pair"):
+        make_dataset((x, THIRDS[:55]))
+    with pytest.raises(ValueError, match=r"shapes \(60, 3\) and \(60, 3, 2\); a tuple is a pair"):
+        make_dataset((x, torch.zeros(60, 3, 2)))
+    with pytest.warns(UserWarning, match="no classes and are not used"):
+        assert make_dataset((x, x[:, 0])).train.y is None
+    gaps = np.ma.masked_equal(np.array([[1.0, -9999.0], [2.0, 3.0]] * 30), -9999.0)
+    with pytest.raises(ValueError, match=r"masked array, with 30 masked values; .*filled"):
+        make_dataset(gaps)

@@ -103,6 +103,12 @@ def _collect(
         return _from_frame(data, label, inputs)
     if isinstance(data, tuple | list) and _is_pair(data):
         return _from_pair(tuple(data), "the pair (x, y)")
+    if isinstance(data, tuple) and len(data) == 2 and all(map(_is_array, data)):
+        x, y = map(_shape_of, data)
+        raise DataError(
+            f"data is a tuple of two, of shapes {x} and {y}; a tuple is a pair (x, y), examples "
+            "and one label for each; correct y, or pass torch.cat([x, y]) if both are examples"
+        )
     if isinstance(data, list | tuple) and data and not isinstance(data[0], Tensor | np.ndarray):
         listed = _read_nested(data)
         if listed is not None:
@@ -115,16 +121,29 @@ def _collect(
     )
 
 
+def _is_array(value: object) -> bool:
+    return isinstance(value, Tensor | np.ndarray | Frame)
+
+
+def _shape_of(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape)
+
+
 def _is_pair(data: Sequence[Any]) -> bool:
-    """Tell whether a sequence is examples (N, ...) and as many labels (N,)."""
+    """Tell whether a sequence is examples (N, ...) and as many labels: (N,), or in a tuple (N, K)
+    too.
+    """
     if len(data) != 2 or not isinstance(data[0], Tensor | np.ndarray | Frame | list):
         return False
     x, y = data
     if isinstance(x, list) and isinstance(y, list):
         return bool(x) and bool(y) and isinstance(x[0], list) and not isinstance(y[0], list)
     values = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    wide = isinstance(x, Frame | list) or x.ndim > 1
-    return wide and values.ndim == 1 and len(values) == len(x)
+    if values.ndim == 0 or len(values) != len(x):
+        return False
+    if isinstance(data, tuple):
+        return values.ndim <= 2
+    return values.ndim == 1 and (isinstance(x, Frame | list) or x.ndim > 1)
 
 
 def _from_pair(parts: tuple[Any, ...], name: str) -> Examples:
@@ -327,6 +346,12 @@ def _to_tensor(value: object, where: str = "the array") -> Tensor:
         colours = "L" if value.mode in ("1", "L", "I;16") else "RGB"
         array = np.array(value.convert(colours))
         return torch.from_numpy(array[None] if array.ndim == 2 else array.transpose(2, 0, 1).copy())
+    if isinstance(value, np.ma.MaskedArray):
+        raise DataError(
+            f"{where} is a masked array, with {np.ma.count_masked(value)} masked values; a mask "
+            "would be read through, and plain arrays are needed; fill the gaps with "
+            "values.filled(...), or drop these rows"
+        )
     found = np.asarray(value)
     if found.dtype.kind not in "biuf":
         raise DataError(

@@ -11,6 +11,7 @@ An energy that has a domain decides itself; then values must lie in it.
 """
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -254,19 +255,42 @@ def _to_array(y: Any) -> np.ndarray[Any, Any]:
     return found
 
 
+def _take_whole_numbers(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return labels (N,) of one-hot rows, of a column, and of whole numbers in floating point;
+    others as they are.
+    """
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim == 2 and values.dtype.kind in "biuf" and values.shape[1] > 1:
+        marks = values != 0
+        if bool((marks.sum(1) == 1).all()) and bool((values[marks] == 1).all()):
+            return marks.argmax(1)
+    if values.dtype.kind == "f" and bool((np.isfinite(values) & (values == values.round())).all()):
+        return values.astype(np.int64)
+    return values
+
+
 def _read_classes(y: Any, count: int, name: str) -> tuple[Tensor | None, tuple[str, ...]]:
     """Return labels (N,) as int64 and the names of their classes; None of targets that are no
-    classes.
+    classes, with a warning.
+
+    Whole numbers in floating point and columns of one are taken, and one-hot rows (N, K) by the
+    place of their 1.
     """
     if y is None:
         return None, ()
-    values = _to_array(y)
+    values = _take_whole_numbers(_to_array(y))
     if values.dtype.kind not in LABEL_KINDS or values.ndim != 1:
         if values.shape[:1] != (count,):
             raise DataError(
                 f"{name} has {count} examples and labels of shape {values.shape}; there is one for "
                 "each; check that both come from the same source"
             )
+        warnings.warn(
+            f"{name} has targets of type {values.dtype} and shape {values.shape}, which are no "
+            "classes and are not used (classes are whole numbers or text, one for each example)",
+            stacklevel=2,
+        )
         return None, ()
     if values.dtype.kind == "U" and len(values) == count:
         return number_labels([str(value).strip() for value in values], name)
