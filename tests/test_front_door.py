@@ -442,6 +442,8 @@ def test_callbacks_read_every_moment_and_stop_with_a_checkpoint(tmp_path: Path) 
         ({"batch_size": 1000}, "batch_size is 1000 and the tensor has 210"),
         ({"data": 3}, "data is a int"),
         ({"energy": nn.Linear(2, 1)}, "one number per point"),
+        ({"energy": Plane().double()}, "weights in float64; .* call .float"),
+        ({"energy": nn.LazyLinear(1)}, "lazy layers.* call it once on a batch"),
         ({"energy": ll.Function(Plane(), ll.real(3))}, r"shape \(2,\); the energy takes \(3,\)"),
     ],
 )

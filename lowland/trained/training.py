@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 from tqdm.auto import tqdm
 
 from lowland.data import Dataset, make_dataset
@@ -193,6 +194,18 @@ def _check_energy(energy: Energy | nn.Module) -> Energy:
         raise ValueError(
             f"the energy is a {type(energy).__name__} without weights that learn; training changes "
             "weights; pass a network with parameters, or sample this energy with lowland.sample"
+        )
+    if any(isinstance(weight, UninitializedParameter) for weight in energy.parameters()):
+        raise ValueError(
+            f"the energy is a {type(energy).__name__} with lazy layers, whose sizes are not known "
+            "yet; weights must be there before training; call it once on a batch"
+        )
+    dtypes = {weight.dtype for weight in energy.parameters() if weight.is_floating_point()}
+    if dtypes != {torch.float32}:
+        found = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise ValueError(
+            f"the energy is a {type(energy).__name__} with weights in {found}; data are trained on "
+            "in float32, whatever they came in; call .float() on the network"
         )
     return lift(energy)
 
