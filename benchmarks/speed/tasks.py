@@ -92,6 +92,7 @@ def prove_cost(make: Make, task: Task) -> Proof:
     """Count what one more step costs: rows that go through the network, or what the run says where
     there are none.
     """
+    make(task._replace(steps=2))()  # once per process, precision is timed
     few, more = (_count(make, task._replace(steps=steps)) for steps in (2, 5))
     gradients, forwards = ((b - a) / 3 for a, b in zip(few, more, strict=True))
     return Proof(gradients or None, forwards)
