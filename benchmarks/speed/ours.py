@@ -28,7 +28,10 @@ def floor(task: Task) -> Run:
 
 
 def door(sampler: Callable[[Task], Any], **options: Any) -> Make:
-    """`lowland.sample` with this sampler and these options."""
+    """`lowland.sample` with this sampler and these options, in float32, as the floors compute,
+    unless they name a precision.
+    """
+    how = {"precision": "float32"} | options
 
     def make(task: Task) -> Run:
         generator = torch.Generator().manual_seed(1)
@@ -36,7 +39,7 @@ def door(sampler: Callable[[Task], Any], **options: Any) -> Make:
 
         def run() -> Chains:
             trace = lowland.sample(
-                task.energy, made, task.start, task.steps, generator=generator, **options
+                task.energy, made, task.start, task.steps, generator=generator, **how
             )
             return Chains(
                 trace.x,
