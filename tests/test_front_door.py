@@ -502,3 +502,6 @@ def test_targets_that_are_no_labels_are_refused_or_said() -> None:
     gaps = np.ma.masked_equal(np.array([[1.0, -9999.0], [2.0, 3.0]] * 30), -9999.0)
     with pytest.raises(ValueError, match=r"masked array, with 30 masked values; .*filled"):
         make_dataset(gaps)
+    unknown = np.ma.masked_equal(THIRDS.numpy(), 2)
+    with pytest.raises(ValueError, match="labels are a masked array, with 20 masked values"):
+        make_dataset((x, unknown))

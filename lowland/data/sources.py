@@ -249,6 +249,12 @@ def _join(y: Any, more: Any) -> Any:
 
 
 def _to_array(y: Any) -> np.ndarray[Any, Any]:
+    if isinstance(y, np.ma.MaskedArray):
+        raise DataError(
+            f"the labels are a masked array, with {np.ma.count_masked(y)} masked values; a mask "
+            "would be read through, and every example needs its label; fill the gaps with "
+            "values.filled(...), or drop these rows"
+        )
     found = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
     if found.dtype.kind == "O":
         return np.asarray([str(value) for value in found])
